@@ -1,0 +1,6 @@
+//! Types that every room uses: digests, keys, events, cancellation, limits. No I/O.
+
+pub mod cancel;
+pub mod digest;
+pub mod events;
+pub mod limits;

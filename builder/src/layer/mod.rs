@@ -1,0 +1,1 @@
+//! Layers as streams: the tar and PAX codec, whiteouts, compression, verified readers.
