@@ -1,1 +1,4 @@
-//! The only room with `unsafe` and raw system calls.
+//! The only room with `unsafe`, raw system calls, and the only one that opens paths inside a rootfs.
+
+pub mod error;
+pub mod rootdir;
