@@ -1,4 +1,9 @@
 //! The only room with `unsafe`, raw system calls, and the only one that opens paths inside a rootfs.
 
 pub mod error;
+pub mod message;
+pub mod mount;
+pub mod process;
 pub mod rootdir;
+pub mod signals;
+pub mod userns;

@@ -1,0 +1,6 @@
+//! From results to images and files: layers, configs, manifests, and the places they go to.
+
+pub mod archive;
+pub mod assemble;
+pub mod layers;
+pub mod spec;

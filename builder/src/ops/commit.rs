@@ -1,0 +1,66 @@
+//! From a written upper directory to a result.
+//!
+//! Invariants: a step whose diff is empty adds no layer and gives its base's very state; a diff with the content of
+//! an earlier one on the same base gives that earlier snapshot, so that everything below stays cached.
+
+use crate::base::digest::{ContentDigest, Digest, KeyHasher};
+use crate::snapshot::diff;
+use crate::snapshot::overlay::{Begun, Snapshots};
+use crate::store::Store;
+use crate::store::records::{FsState, LayerRef, StepResult};
+
+use super::OpError;
+
+/// Identity of a file system: its base's and the content of the diff.
+fn identity(base: &Digest, content: &ContentDigest, standalone: bool) -> Digest {
+    let mut hasher = KeyHasher::new("kiln/state/v1");
+    hasher.digest(base).digest(&content.0).number(u64::from(standalone));
+    hasher.finish()
+}
+
+/// The state of an empty file system.
+pub(super) fn scratch() -> FsState {
+    FsState { layers: Vec::new(), identity: KeyHasher::new("kiln/scratch/v1").finish() }
+}
+
+/// Commits what was written into `begun` on top of `base`.
+pub(super) fn commit(
+    store: &Store,
+    snapshots: &Snapshots<'_>,
+    base: &StepResult,
+    begun: Begun,
+    standalone: bool,
+) -> Result<StepResult, OpError> {
+    let upper = snapshots.layer_dir_begun(&begun)?;
+    let below = &base.state.layers;
+    let view = if below.is_empty() || standalone { None } else { Some(snapshots.view(below)?) };
+    let content = diff::content_digest(&upper, view.as_ref())?;
+    if content.empty {
+        return Ok(StepResult::step(base, base.state.clone(), false));
+    }
+    let identity = identity(&base.state.identity, &content.content, standalone);
+    let with = |snapshot| {
+        let mut layers = below.clone();
+        layers.push(LayerRef { snapshot, standalone });
+        StepResult::step(base, FsState { layers, identity }, true)
+    };
+    let database = store.database();
+    if let Some(earlier) = database.snapshot_of_result(&identity)? {
+        if snapshots.exists(&earlier) {
+            return Ok(with(earlier));
+        }
+        database.forget_result(&identity)?;
+    }
+    drop((upper, view));
+    let id = snapshots.commit(begun, &content.content, content.bytes)?;
+    Ok(with(database.claim_result(&identity, &id)?))
+}
+
+/// `base` with the layers of `link` on top (`COPY --link`).
+pub(super) fn merge(base: &StepResult, link: &FsState) -> StepResult {
+    let mut layers = base.state.layers.clone();
+    layers.extend(link.layers.iter().map(|layer| LayerRef { snapshot: layer.snapshot.clone(), standalone: true }));
+    let mut hasher = KeyHasher::new("kiln/merge/v1");
+    hasher.digest(&base.state.identity).digest(&link.identity);
+    StepResult::step(base, FsState { layers, identity: hasher.finish() }, !link.layers.is_empty())
+}

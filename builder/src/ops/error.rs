@@ -1,0 +1,99 @@
+//! Why a vertex failed.
+
+use std::io;
+
+use crate::base::digest::{Digest, DiffId};
+use crate::context;
+use crate::ops::copy::CopyError;
+use crate::registry::RegistryError;
+use crate::sandbox::runner::SandboxError;
+use crate::snapshot::{apply, diff, overlay::SnapshotError};
+use crate::store::StoreError;
+use crate::sys::error::FsError;
+
+/// Why a vertex failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum OpError {
+    #[error("process `{command}` did not complete successfully: exit code: {code}")]
+    ExitCode { command: String, code: i32 },
+    #[error("process `{command}` was killed by signal {signal} ({name})")]
+    Signal { command: String, signal: i32, name: &'static str },
+    #[error("secret `{id}` is required and was not given")]
+    MissingSecret { id: String },
+    #[error("cannot read secret `{id}`")]
+    Secret {
+        id: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("secret `{id}` is larger than {limit} bytes")]
+    LargeSecret { id: String, limit: u64 },
+    #[error("secret `{id}` is not text, so it cannot be put into a variable")]
+    BinarySecret { id: String },
+    #[error("the ssh agent `{id}` is required and was not given (`--ssh {id}`)")]
+    MissingAgent { id: String },
+    #[error("mount source `{path}` is not there")]
+    MountSource { path: String },
+    #[error("layer {digest} unpacks to {actual}, but the image's config promises {expected}")]
+    WrongDiffId { digest: Digest, expected: DiffId, actual: DiffId },
+    #[error("layer {digest} of `{image}` cannot be read from where the image is")]
+    NoLayer { digest: Digest, image: String },
+    #[error("RUN for {platform} needs this machine to execute {platform} programs")]
+    ForeignPlatform { platform: String },
+    #[error("cannot unpack layer {digest}")]
+    Apply {
+        digest: Digest,
+        #[source]
+        source: apply::ApplyError,
+    },
+    #[error("bad {what} `{value}`: {reason}")]
+    Setting { what: &'static str, value: String, reason: String },
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("`{url}` has digest {actual}, but --checksum says {expected}")]
+    Checksum { url: String, expected: Digest, actual: Digest },
+    #[error("cancelled")]
+    Cancelled,
+    #[error("cannot {action}")]
+    Io {
+        action: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Diff(#[from] diff::DiffError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Sandbox(SandboxError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Http(#[from] context::http::FetchError),
+    #[error(transparent)]
+    Git(#[from] context::git::GitError),
+}
+
+impl From<SandboxError> for OpError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Cancelled => Self::Cancelled,
+            other => Self::Sandbox(other),
+        }
+    }
+}
+
+impl OpError {
+    /// Wraps an I/O error with what was tried.
+    pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}

@@ -1,0 +1,323 @@
+//! The executor of this machine.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::base::cancel::CancelToken;
+use crate::base::digest::{CacheKey, Digest, KeyHasher};
+use crate::base::events::EventSink;
+use crate::context::local::LocalContext;
+use crate::image::platform::Platform;
+use crate::net::Net;
+use crate::plan::graph::{CopySource, CopySpec, Graph, Op, Unpack, VertexId};
+use crate::sandbox::net::NetworkMode;
+use crate::sandbox::net::hosts::ExtraHost;
+use crate::sandbox::net::resolv::{DnsOverrides, HostDns};
+use crate::sandbox::runner::Sandboxes;
+use crate::sandbox::spec::SandboxNetwork;
+use crate::snapshot::overlay::Snapshots;
+use crate::store::Store;
+use crate::store::records::StepResult;
+
+use super::commit::{commit, merge, scratch};
+use super::executor::{Executor, VertexResult};
+use super::image::{self, LayerFetcher};
+use super::{OpError, run, sources};
+
+/// Where a secret's value is.
+#[derive(Debug, Clone)]
+pub enum SecretSource {
+    /// Read from the environment by the command line.
+    Value(Vec<u8>),
+    /// Read when a step needs it.
+    File(PathBuf),
+}
+
+/// An SSH agent of the client.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// What every RUN of a build gets and what is in no key.
+#[derive(Debug, Default)]
+pub struct RunDefaults {
+    /// Proxy variables, `KEY=VALUE`.
+    pub proxy_env: Vec<String>,
+    /// `--add-host`.
+    pub hosts: Vec<ExtraHost>,
+    /// `--dns` and so on.
+    pub dns: DnsOverrides,
+    /// `--secret`.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// `--ssh`.
+    pub agents: BTreeMap<String, Agent>,
+}
+
+/// Executes vertices on this machine.
+pub struct LocalExecutor<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Its snapshots.
+    pub snapshots: Snapshots<'a>,
+    /// Starts commands.
+    pub sandboxes: &'a Sandboxes,
+    /// Brings layers.
+    pub fetcher: &'a dyn LayerFetcher,
+    /// Downloads.
+    pub net: &'a Net,
+    /// Directories of the client by context name; the main one's is empty.
+    pub contexts: &'a BTreeMap<String, LocalContext>,
+    /// What RUN gets.
+    pub defaults: &'a RunDefaults,
+    /// The host's name servers.
+    pub dns: HostDns,
+    /// Progress.
+    pub events: EventSink,
+    /// Stops everything.
+    pub cancel: CancelToken,
+    /// This machine.
+    pub host: Platform,
+    /// Downloads and checkouts of this build by vertex.
+    pub fetched: sources::Fetched,
+}
+
+impl LocalExecutor<'_> {
+    pub(super) fn resolv_conf(&self, network: SandboxNetwork) -> String {
+        let mode = match network {
+            SandboxNetwork::Private => NetworkMode::Private { ipv6: true },
+            SandboxNetwork::None => NetworkMode::None,
+            SandboxNetwork::Host => NetworkMode::Host,
+        };
+        self.dns.for_sandbox(mode, &self.defaults.dns).to_text()
+    }
+
+    pub(super) fn nameservers(&self) -> Vec<SocketAddr> {
+        self.dns.upstream_servers(&self.defaults.dns)
+    }
+
+    /// Whether the kernel has an interpreter for programs of another processor.
+    pub(super) fn can_run(&self, platform: &Platform) -> bool {
+        let name = match platform.architecture.as_str() {
+            "amd64" => "x86_64",
+            "arm64" => "aarch64",
+            "386" => "i386",
+            "arm" => "arm",
+            other => other,
+        };
+        let native_32 = self.host.architecture == "amd64" && platform.architecture == "386";
+        native_32 || Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}")).exists()
+    }
+
+    fn copy_inputs(&self, spec: &CopySpec) -> Vec<usize> {
+        let mut inputs: Vec<usize> = spec
+            .sources
+            .iter()
+            .filter_map(|source| match source {
+                CopySource::Path { input, .. } | CopySource::Download { input } => Some(*input),
+                CopySource::Inline { .. } => None,
+            })
+            .collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        inputs
+    }
+}
+
+fn file_systems(inputs: &[VertexResult]) -> Vec<&StepResult> {
+    // Mounts name inputs by number; the inputs of RUN are all file systems, so the numbers stay.
+    inputs.iter().filter_map(VertexResult::fs).collect()
+}
+
+impl Executor for LocalExecutor<'_> {
+    type Error = OpError;
+
+    fn outside(&self, graph: &Graph, id: VertexId) -> Result<Option<Digest>, OpError> {
+        match &graph.vertex(id).op {
+            Op::Http(spec) => sources::http(self, id, spec).map(Some),
+            Op::Git(spec) => sources::git_commit(self, id, spec).map(Some),
+            Op::Copy(spec) => {
+                let mut hasher = KeyHasher::new("kiln/outside/v1");
+                let mut any = false;
+                for input in self.copy_inputs(spec) {
+                    let Some(source) = graph.vertex(id).inputs.get(input) else { continue };
+                    if let Op::Local(local) = &graph.vertex(*source).op {
+                        any = true;
+                        hasher.digest(&sources::selection_of_context(self, &local.context, spec, input)?);
+                    }
+                }
+                Ok(any.then(|| hasher.finish()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        let Some(result) = self.store.database().step(key)? else { return Ok(None) };
+        if self.snapshots.is_complete(&result.state) {
+            return Ok(Some(result));
+        }
+        // Somebody removed a snapshot: the step simply runs again.
+        self.store.database().forget_step(key)?;
+        Ok(None)
+    }
+
+    fn save(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) -> Result<(), OpError> {
+        Ok(self.store.database().add_step(keys, result, name, took_ms)?)
+    }
+
+    fn contents(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<Vec<Digest>, OpError> {
+        let mut digests = Vec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            digests.push(match (input, &graph.vertex(id).op) {
+                // Content of contexts is in the key already, see `outside`.
+                (VertexResult::Local, _) => KeyHasher::new("kiln/local/v1").finish(),
+                (VertexResult::File(file), _) => file.digest,
+                // COPY --from reads the selected files only, so only they count.
+                (VertexResult::Fs(step), Op::Copy(spec)) if index > 0 => {
+                    sources::selection_of_state(self, &step.state, spec, index)?
+                }
+                (VertexResult::Fs(step), _) => step.state.identity,
+            });
+        }
+        Ok(digests)
+    }
+
+    fn execute(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<VertexResult, OpError> {
+        if self.cancel.is_cancelled() {
+            return Err(OpError::Cancelled);
+        }
+        let vertex = graph.vertex(id);
+        let step = id.0 + 1;
+        let base = || {
+            inputs
+                .first()
+                .and_then(VertexResult::fs)
+                .ok_or_else(|| OpError::Unsupported(format!("`{}` has no file system to change", vertex.name)))
+        };
+        let result = match &vertex.op {
+            Op::Scratch => StepResult::source(scratch()),
+            Op::Image(spec) => {
+                let context = image::Context {
+                    store: self.store,
+                    snapshots: &self.snapshots,
+                    fetcher: self.fetcher,
+                    events: &self.events,
+                    cancel: &self.cancel,
+                    step,
+                };
+                image::execute(spec, &context)?
+            }
+            Op::Local(_) => return Ok(VertexResult::Local),
+            Op::Http(_) => return sources::downloaded(self, id).map(VertexResult::File),
+            Op::Git(spec) => sources::checkout(self, id, spec)?,
+            Op::Run(spec) => run::execute(self, vertex, spec, step, &file_systems(inputs))?,
+            Op::Mkdir(spec) => {
+                let base = base()?;
+                let begun = self.snapshots.begin(&base.state.layers)?;
+                let root = self.snapshots.writable(&base.state.layers, &begun)?;
+                super::copy::mkdir(spec, &root)?;
+                drop(root);
+                commit(self.store, &self.snapshots, base, begun, false)?
+            }
+            Op::Copy(spec) => {
+                let base = base()?;
+                let begun = self.snapshots.begin(&base.state.layers)?;
+                let root = self.snapshots.writable(&base.state.layers, &begun)?;
+                sources::copy(self, graph, vertex, spec, inputs, &root)?;
+                drop(root);
+                commit(self.store, &self.snapshots, base, begun, false)?
+            }
+            Op::Merge => {
+                let link = inputs.get(1).and_then(VertexResult::state).ok_or(OpError::Cancelled)?;
+                merge(base()?, link)
+            }
+        };
+        Ok(VertexResult::Fs(result))
+    }
+}
+
+/// Whether ADD unpacks archives among these sources.
+pub(super) fn unpacks(spec: &CopySpec, download: bool) -> bool {
+    match spec.unpack {
+        Unpack::Never => false,
+        Unpack::Local => !download,
+        Unpack::Always => true,
+    }
+}
+
+/// Serves listening sockets from a sandbox by passing each connection on to the client's agent.
+pub(super) fn serve_agents(sockets: Vec<OwnedFd>, agents: &[PathBuf]) -> Box<dyn Send> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut servers = Vec::new();
+    for (socket, agent) in sockets.into_iter().zip(agents) {
+        let (stop, agent) = (stop.clone(), agent.clone());
+        servers.push(std::thread::spawn(move || accept(&UnixListener::from(socket), &agent, &stop)));
+    }
+    Box::new(AgentServers { stop, servers })
+}
+
+struct AgentServers {
+    stop: Arc<AtomicBool>,
+    servers: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for AgentServers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for server in self.servers.drain(..) {
+            let _ = server.join();
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, agent: &Path, stop: &AtomicBool) {
+    if listener.set_nonblocking(true).is_err() {
+        return;
+    }
+    while !stop.load(Ordering::SeqCst) {
+        match listener.accept() {
+            Ok((inside, _)) => {
+                let agent = agent.to_owned();
+                // Ends with the connection, which ends with the sandbox.
+                std::thread::spawn(move || relay(inside, &agent));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+fn relay(inside: UnixStream, agent: &Path) {
+    let both = || -> io::Result<()> {
+        inside.set_nonblocking(false)?;
+        let outside = UnixStream::connect(agent)?;
+        let (mut from, mut to) = (inside.try_clone()?, outside.try_clone()?);
+        let up = std::thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Write);
+        });
+        let (mut from, mut to) = (outside, inside);
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Both);
+        let _ = up.join();
+        Ok(())
+    };
+    // A connection that cannot be passed on is closed, which is what a client of a dead agent sees.
+    let _ = both();
+}
+
+/// Opens a blob that a download left in the store.
+pub(super) fn open_download(executor: &LocalExecutor<'_>, digest: &Digest) -> Result<File, OpError> {
+    Ok(executor.store.open_blob(digest)?)
+}

@@ -1,0 +1,16 @@
+//! Executors: what each kind of vertex does.
+
+mod commit;
+pub mod copy;
+mod error;
+pub mod executor;
+mod image;
+mod local;
+mod run;
+mod sources;
+mod stubs;
+
+pub use error::OpError;
+pub use image::LayerFetcher;
+pub use local::{Agent, LocalExecutor, RunDefaults, SecretSource};
+pub use sources::Fetched;

@@ -1,0 +1,443 @@
+//! RUN: from a spec to a command in a sandbox, and its diff.
+//!
+//! Invariants:
+//! - secrets are read here and nowhere else, and go to the sandbox only;
+//! - the snapshot is committed only after the command ended with status 0.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::fs::FileType;
+
+use crate::base::events::{Event, Stream};
+use crate::base::limits::MAX_SECRET_BYTES;
+use crate::plan::graph::{CacheSharing, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex};
+use crate::sandbox::net::hosts::hosts_file;
+use crate::sandbox::net::{self, Policy};
+use crate::sandbox::runner::{Ended, Streams};
+use crate::sandbox::spec::{SandboxMount, SandboxNetwork, SandboxSource, SandboxSpec};
+use crate::snapshot::overlay::Begun;
+use crate::store::records::{FsState, StepResult};
+use crate::sys::rootdir::Last;
+
+use super::commit::commit;
+use super::local::{Agent, LocalExecutor, SecretSource};
+use super::{OpError, stubs};
+
+/// By which `host-gateway` reaches the host from inside a sandbox: an address that nobody else has (RFC 6598).
+pub(super) const HOST_GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(100, 115, 92, 1));
+/// /dev/shm unless `--shm-size` says otherwise; docker's default.
+pub(super) const SHM_SIZE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Runs the command and commits what it changed.
+pub(super) fn execute(
+    executor: &LocalExecutor<'_>,
+    vertex: &Vertex,
+    spec: &RunSpec,
+    step: u32,
+    inputs: &[&StepResult],
+) -> Result<StepResult, OpError> {
+    let base = inputs.first().copied().ok_or_else(|| OpError::Unsupported("RUN without a base".to_owned()))?;
+    if vertex.platform.architecture != executor.host.architecture && !executor.can_run(&vertex.platform) {
+        return Err(OpError::ForeignPlatform { platform: vertex.platform.to_string() });
+    }
+    let begun = executor.snapshots.begin(&base.state.layers)?;
+    let mut prepared = Prepared::default();
+    for mount in &spec.mounts {
+        prepare_mount(executor, vertex, mount, inputs, &mut prepared)?;
+    }
+    for (name, content) in &spec.scripts {
+        prepared.mounts.push(SandboxMount {
+            target: format!("/dev/pipes/{name}"),
+            source: SandboxSource::File { content: content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
+            read_only: true,
+        });
+    }
+    let sandbox = sandbox_spec(executor, spec, &base.state, &begun, &prepared)?;
+    let started = Instant::now();
+    let mut output = |stream: Stream, data: &[u8]| {
+        executor.events.send(Event::Log { step, stream, at: started.elapsed(), data: data.to_vec() });
+    };
+    let agents = prepared.agents;
+    let serve = |sockets: Vec<OwnedFd>| super::local::serve_agents(sockets, &agents);
+    let policy = policy(executor, spec);
+    let ended =
+        executor.sandboxes.run(&sandbox, policy, Streams::Captured(&mut output), &serve, &executor.cancel)?;
+    check(spec, &ended)?;
+    remove_mount_points(&begun.fs(), &ended.made_mount_points);
+    drop((prepared.scratch, prepared.locks));
+    commit(executor.store, &executor.snapshots, base, begun, false)
+}
+
+/// What the mounts of one RUN need until it has ended.
+#[derive(Default)]
+struct Prepared {
+    mounts: Vec<SandboxMount>,
+    /// Mount points for the stub directory.
+    stubs: Vec<(String, bool)>,
+    /// Variables that hold secrets or name sockets.
+    env: Vec<String>,
+    agents: Vec<PathBuf>,
+    /// Upper directories whose content is thrown away.
+    scratch: Vec<Begun>,
+    locks: Vec<File>,
+}
+
+impl Prepared {
+    fn add(&mut self, spec: &MountSpec, source: SandboxSource, is_directory: bool) {
+        self.stubs.push((spec.target.clone(), is_directory));
+        self.mounts.push(SandboxMount { target: spec.target.clone(), source, read_only: spec.read_only });
+    }
+}
+
+fn prepare_mount(
+    executor: &LocalExecutor<'_>,
+    vertex: &Vertex,
+    mount: &MountSpec,
+    inputs: &[&StepResult],
+    prepared: &mut Prepared,
+) -> Result<(), OpError> {
+    match &mount.source {
+        MountSource::Bind { input, path } => {
+            let missing = || OpError::MountSource { path: path.clone() };
+            let state = &inputs.get(*input).ok_or_else(missing)?.state;
+            let view = executor.snapshots.view(&state.layers)?;
+            let stat = view.stat(path.as_bytes(), Last::Follow)?.ok_or_else(missing)?;
+            let is_directory = FileType::from_raw_mode(stat.st_mode).is_dir();
+            let (lowers, upper) = if mount.read_only {
+                (executor.snapshots.read_only_lowers(&state.layers)?, None)
+            } else {
+                let begun = executor.snapshots.begin(&state.layers)?;
+                let upper = begun.relative();
+                prepared.scratch.push(begun);
+                (executor.snapshots.read_only_lowers(&state.layers)?, Some(upper))
+            };
+            let source = SandboxSource::Layers { lowers, upper, path: path.clone() };
+            prepared.add(mount, source, is_directory);
+        }
+        MountSource::Cache { .. } => {
+            let path = cache_directory(executor, vertex, mount, inputs, prepared)?;
+            prepared.add(mount, SandboxSource::Directory { path }, true);
+        }
+        MountSource::Tmpfs { size_bytes } => {
+            prepared.add(mount, SandboxSource::Tmpfs { size_bytes: *size_bytes }, true);
+        }
+        MountSource::Secret { id, env, required, mode, uid, gid } => {
+            let Some(value) = read_secret(executor, id)? else {
+                return if *required { Err(OpError::MissingSecret { id: id.clone() }) } else { Ok(()) };
+            };
+            if let Some(name) = env {
+                let text =
+                    std::str::from_utf8(&value).map_err(|_| OpError::BinarySecret { id: id.clone() })?;
+                prepared.env.push(format!("{name}={text}"));
+            }
+            if !mount.target.is_empty() {
+                let source = SandboxSource::File { content: value, mode: *mode, uid: *uid, gid: *gid };
+                prepared.add(mount, source, false);
+            }
+        }
+        MountSource::Ssh { id, required, mode, uid, gid } => match executor.defaults.agents.get(id) {
+            Some(Agent { socket }) => {
+                if !prepared.env.iter().any(|pair| pair.starts_with("SSH_AUTH_SOCK=")) {
+                    prepared.env.push(format!("SSH_AUTH_SOCK={}", mount.target));
+                }
+                prepared.agents.push(socket.clone());
+                prepared.add(mount, SandboxSource::Socket { mode: *mode, uid: *uid, gid: *gid }, false);
+            }
+            None if *required => return Err(OpError::MissingAgent { id: id.clone() }),
+            None => {}
+        },
+    }
+    Ok(())
+}
+
+fn read_secret(executor: &LocalExecutor<'_>, id: &str) -> Result<Option<Vec<u8>>, OpError> {
+    let fail = |source| OpError::Secret { id: id.to_owned(), source };
+    match executor.defaults.secrets.get(id) {
+        None => Ok(None),
+        Some(SecretSource::Value(value)) => Ok(Some(value.clone())),
+        Some(SecretSource::File(path)) => {
+            let mut bytes = Vec::new();
+            let file = File::open(path).map_err(fail)?;
+            file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+            if bytes.len() as u64 > MAX_SECRET_BYTES {
+                return Err(OpError::LargeSecret { id: id.to_owned(), limit: MAX_SECRET_BYTES });
+            }
+            Ok(Some(bytes))
+        }
+    }
+}
+
+/// The directory of a cache mount, locked as its sharing says, relative to the store.
+fn cache_directory(
+    executor: &LocalExecutor<'_>,
+    vertex: &Vertex,
+    mount: &MountSpec,
+    inputs: &[&StepResult],
+    prepared: &mut Prepared,
+) -> Result<String, OpError> {
+    let MountSource::Cache { id, sharing, .. } = &mount.source else {
+        return Err(OpError::Unsupported("not a cache mount".to_owned()));
+    };
+    if *sharing != CacheSharing::Private {
+        let path = claim_cache(executor, vertex, mount, id, inputs)?;
+        if *sharing == CacheSharing::Locked {
+            prepared.locks.push(lock(executor, &path, true)?.ok_or(OpError::Cancelled)?);
+        }
+        return Ok(path);
+    }
+    // A private cache is one directory for each user at a time: the first that nobody holds.
+    for number in 0.. {
+        let id = if number == 0 { id.clone() } else { format!("{id}#{number}") };
+        let path = claim_cache(executor, vertex, mount, &id, inputs)?;
+        if let Some(held) = lock(executor, &path, false)? {
+            prepared.locks.push(held);
+            return Ok(path);
+        }
+    }
+    Err(OpError::Cancelled)
+}
+
+fn lock(executor: &LocalExecutor<'_>, path: &str, wait: bool) -> Result<Option<File>, OpError> {
+    let file = executor.store.path(&format!("{path}.lock"));
+    let action = || format!("lock the cache mount `{}`", file.display());
+    let handle = File::create(&file).map_err(OpError::io(action()))?;
+    loop {
+        match handle.try_lock() {
+            Ok(()) => return Ok(Some(handle)),
+            Err(fs::TryLockError::WouldBlock) if !wait => return Ok(None),
+            Err(fs::TryLockError::WouldBlock) if executor.cancel.is_cancelled() => return Err(OpError::Cancelled),
+            // Waiting in the kernel could not be interrupted by a cancelled build.
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(fs::TryLockError::Error(error)) => return Err(OpError::io(action())(error)),
+        }
+    }
+}
+
+fn claim_cache(
+    executor: &LocalExecutor<'_>,
+    vertex: &Vertex,
+    mount: &MountSpec,
+    id: &str,
+    inputs: &[&StepResult],
+) -> Result<String, OpError> {
+    let MountSource::Cache { mode, uid, gid, seed, .. } = &mount.source else {
+        return Err(OpError::Unsupported("not a cache mount".to_owned()));
+    };
+    let database = executor.store.database();
+    // `--no-cache` begins with empty caches (semantics fact 120).
+    if !vertex.ignore_cache
+        && let Some(directory) = database.cache_mount(id)?
+        && executor.store.path(&directory).is_dir()
+    {
+        return Ok(directory);
+    }
+    let fresh = executor.store.path("mounts");
+    let fresh = tempfile::Builder::new().prefix("c").tempdir_in(&fresh).map_err(OpError::io("make a cache mount"))?;
+    let path = fresh.path().to_owned();
+    let set_up = || -> io::Result<()> {
+        std::os::unix::fs::chown(&path, Some(*uid), Some(*gid))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(*mode))
+    };
+    if let Some((input, source)) = seed {
+        let missing = || OpError::MountSource { path: source.clone() };
+        let state = &inputs.get(*input).ok_or_else(missing)?.state;
+        let view = executor.snapshots.view(&state.layers)?;
+        let part = view.subdir(source.as_bytes()).map_err(|_| missing())?;
+        crate::snapshot::tree::copy_tree(&part, &path).map_err(|error| {
+            OpError::io("fill the cache mount")(io::Error::other(error))
+        })?;
+    } else {
+        set_up().map_err(OpError::io("set up the cache mount"))?;
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let relative = format!("mounts/{name}");
+    let replace = vertex.ignore_cache
+        || database.cache_mount(id)?.is_some_and(|directory| !executor.store.path(&directory).is_dir());
+    let claimed = database.claim_cache_mount(id, &relative, replace)?;
+    if claimed == relative {
+        // Kept: the store's collection decides about it from now on.
+        let _ = fresh.keep();
+    }
+    Ok(claimed)
+}
+
+fn sandbox_spec(
+    executor: &LocalExecutor<'_>,
+    spec: &RunSpec,
+    base: &FsState,
+    begun: &Begun,
+    prepared: &Prepared,
+) -> Result<SandboxSpec, OpError> {
+    let mut lowers = executor.snapshots.lowers(&base.layers)?;
+    lowers.push(stubs::directory(executor.store, &prepared.stubs)?);
+    let network = match spec.network {
+        NetworkMode::Default => SandboxNetwork::Private,
+        NetworkMode::None => SandboxNetwork::None,
+        NetworkMode::Host => SandboxNetwork::Host,
+    };
+    let mut env = spec.env.clone();
+    for pair in executor.defaults.proxy_env.iter().chain(&prepared.env) {
+        let name = pair.split('=').next().unwrap_or_default();
+        // What the Buildfile declares wins over a proxy taken from outside.
+        if !env.iter().any(|have| have.split('=').next() == Some(name)) {
+            env.push(pair.clone());
+        }
+    }
+    let bad_host = |e: crate::sandbox::net::hosts::HostsError| OpError::Setting {
+        what: "host",
+        value: spec.hostname.clone(),
+        reason: e.to_string(),
+    };
+    Ok(SandboxSpec {
+        lowers,
+        upper: begun.relative(),
+        args: spec.args.clone(),
+        env,
+        cwd: spec.cwd.clone(),
+        user: spec.user.clone(),
+        hostname: spec.hostname.clone(),
+        mounts: prepared.mounts.clone(),
+        network,
+        insecure: spec.security == SecurityMode::Insecure,
+        limits: limits(&spec.ulimits)?,
+        shm_size_bytes: spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES),
+        resolv_conf: Some(executor.resolv_conf(network)),
+        hosts: Some(hosts_file(&spec.hostname, &executor.defaults.hosts, Some(HOST_GATEWAY)).map_err(bad_host)?),
+        ids: executor.sandboxes.ids().map_err(OpError::io("read the id maps"))?,
+        ipv6: net::host_has_ipv6(),
+        terminal: false,
+    })
+}
+
+fn policy(executor: &LocalExecutor<'_>, spec: &RunSpec) -> Policy {
+    if spec.network != NetworkMode::Default {
+        return Policy::default();
+    }
+    let gateway = executor.defaults.hosts.iter().any(|host| host.address == net::hosts::ExtraAddress::HostGateway);
+    Policy {
+        nameservers: executor.nameservers(),
+        host_gateway: gateway.then_some(HOST_GATEWAY),
+        ..Policy::default()
+    }
+}
+
+/// `nofile=123:456` and so on, as numbers.
+fn limits(values: &[String]) -> Result<Vec<(u32, u64, u64)>, OpError> {
+    values
+        .iter()
+        .map(|value| {
+            let fail = |reason: &str| OpError::Setting {
+                what: "ulimit",
+                value: value.clone(),
+                reason: reason.to_owned(),
+            };
+            let (name, numbers) = value.split_once('=').ok_or_else(|| fail("it has no `=`"))?;
+            let (soft, hard) = numbers.split_once(':').unwrap_or((numbers, numbers));
+            let number = |text: &str| match text {
+                "-1" | "unlimited" => Ok(u64::MAX),
+                text => text.parse::<u64>().map_err(|_| fail("it is not a number")),
+            };
+            let resource = match name {
+                "core" => libc::RLIMIT_CORE,
+                "cpu" => libc::RLIMIT_CPU,
+                "data" => libc::RLIMIT_DATA,
+                "fsize" => libc::RLIMIT_FSIZE,
+                "locks" => libc::RLIMIT_LOCKS,
+                "memlock" => libc::RLIMIT_MEMLOCK,
+                "msgqueue" => libc::RLIMIT_MSGQUEUE,
+                "nice" => libc::RLIMIT_NICE,
+                "nofile" => libc::RLIMIT_NOFILE,
+                "nproc" => libc::RLIMIT_NPROC,
+                "rss" => libc::RLIMIT_RSS,
+                "rtprio" => libc::RLIMIT_RTPRIO,
+                "rttime" => libc::RLIMIT_RTTIME,
+                "sigpending" => libc::RLIMIT_SIGPENDING,
+                "stack" => libc::RLIMIT_STACK,
+                _ => return Err(fail("there is no such limit")),
+            };
+            Ok((resource, number(soft)?, number(hard)?))
+        })
+        .collect()
+}
+
+fn check(spec: &RunSpec, ended: &Ended) -> Result<(), OpError> {
+    let command = spec.args.join(" ");
+    match (ended.code, ended.signal) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(OpError::ExitCode { command, code }),
+        (None, signal) => {
+            let signal = signal.unwrap_or_default();
+            Err(OpError::Signal { command, signal, name: signal_name(signal) })
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGILL => "SIGILL",
+        libc::SIGINT => "SIGINT",
+        libc::SIGKILL => "SIGKILL, often a lack of memory",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGSYS => "SIGSYS",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        _ => "see signal(7)",
+    }
+}
+
+/// Takes mount points that had to be made in the upper directory out again, unless the command put something there.
+fn remove_mount_points(upper: &Path, made: &[String]) {
+    for path in made.iter().rev() {
+        // The paths were resolved inside the rootfs and hold no symlink; in the upper directory every component of
+        // them is a plain directory made by the sandbox.
+        let path = upper.join(path.trim_start_matches('/'));
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        // Failing to remove one leaves an empty entry in the layer, which is what other builders do always.
+        let _ = if metadata.is_dir() {
+            fs::remove_dir(&path)
+        } else if metadata.is_file() && metadata.len() == 0 {
+            fs::remove_file(&path)
+        } else {
+            Ok(())
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read() {
+        let parse = |text: &str| limits(&[text.to_owned()]);
+        assert_eq!(parse("nofile=123:456").unwrap(), [(libc::RLIMIT_NOFILE, 123, 456)]);
+        assert_eq!(parse("core=-1").unwrap(), [(libc::RLIMIT_CORE, u64::MAX, u64::MAX)]);
+        for bad in ["nofile", "nofile=x", "nonsense=1", "nofile=1:y"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_empty_mount_points_go() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::write(dir.path().join("a/f"), "").unwrap();
+        fs::write(dir.path().join("kept"), "x").unwrap();
+        remove_mount_points(dir.path(), &["a".into(), "a/b".into(), "a/f".into(), "kept".into(), "gone".into()]);
+        assert!(!dir.path().join("a").exists());
+        assert!(dir.path().join("kept").exists());
+    }
+}

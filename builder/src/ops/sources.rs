@@ -1,0 +1,298 @@
+//! What COPY and ADD read: contexts, results of other stages, downloads and git checkouts.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek as _};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::Stat;
+
+use crate::base::digest::{Digest, KeyHasher};
+use crate::base::events::Event;
+use crate::context::fingerprint::{FileDigests, ReadAlways};
+use crate::context::git::{self, GitRef};
+use crate::context::http::{self, FetchOptions, FetchOutcome};
+use crate::context::local::LocalContext;
+use crate::layer::compress;
+use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Vertex, VertexId};
+use crate::snapshot::apply::{self, UnpackOptions};
+use crate::store::Store;
+use crate::store::records::{DownloadRecord, FsState, StepResult};
+use crate::sys::rootdir::RootDir;
+
+use super::OpError;
+use super::commit::{commit, scratch};
+use super::copy::{self, Archives, CopyOptions, ResolvedSource, SelectOptions, SourceTree};
+use super::executor::{Downloaded, VertexResult};
+use super::local::{LocalExecutor, unpacks};
+
+/// Downloads and commits of this build.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    downloads: Mutex<BTreeMap<VertexId, Downloaded>>,
+    commits: Mutex<BTreeMap<VertexId, String>>,
+}
+
+/// Digest of what `spec` selects of a context.
+pub(super) fn selection_of_context(
+    executor: &LocalExecutor<'_>,
+    name: &str,
+    spec: &CopySpec,
+    input: usize,
+) -> Result<Digest, OpError> {
+    let context = context(executor, name)?;
+    let tree = SourceTree::local(context).map_err(OpError::io("open the context"))?;
+    let files = StatCache::open(executor.store, name, context);
+    let digest = selection(&tree, spec, input, &files)?;
+    files.save();
+    Ok(digest)
+}
+
+/// Digest of what `spec` selects of a file system.
+pub(super) fn selection_of_state(
+    executor: &LocalExecutor<'_>,
+    state: &FsState,
+    spec: &CopySpec,
+    input: usize,
+) -> Result<Digest, OpError> {
+    let tree = SourceTree::of(executor.snapshots.view(&state.layers)?);
+    selection(&tree, spec, input, &ReadAlways)
+}
+
+fn selection(
+    tree: &SourceTree<'_>,
+    spec: &CopySpec,
+    wanted: usize,
+    files: &dyn FileDigests,
+) -> Result<Digest, OpError> {
+    let options = SelectOptions { parents: spec.parents, exclude: &spec.exclude };
+    let mut hasher = KeyHasher::new("kiln/selections/v1");
+    for source in &spec.sources {
+        if let CopySource::Path { input, path } = source
+            && *input == wanted
+        {
+            let selection = copy::select(tree, path, options)?;
+            hasher.digest(&copy::digest_selection(tree, &selection, files)?.0);
+        }
+    }
+    Ok(hasher.finish())
+}
+
+fn context<'a>(executor: &'a LocalExecutor<'_>, name: &str) -> Result<&'a LocalContext, OpError> {
+    executor.contexts.get(name).ok_or_else(|| {
+        OpError::Unsupported(if name.is_empty() {
+            "there is no build context to copy from (the Buildfile came from standard input)".to_owned()
+        } else {
+            format!("there is no build context `{name}`")
+        })
+    })
+}
+
+/// Copies the sources of `spec` into `root`.
+pub(super) fn copy(
+    executor: &LocalExecutor<'_>,
+    graph: &Graph,
+    vertex: &Vertex,
+    spec: &CopySpec,
+    inputs: &[VertexResult],
+    root: &RootDir,
+) -> Result<(), OpError> {
+    let lost = || OpError::Unsupported(format!("an input of `{}` is missing", vertex.name));
+    let mut sources = Vec::new();
+    for source in &spec.sources {
+        sources.push(match source {
+            CopySource::Inline { .. } => ResolvedSource::Inline,
+            CopySource::Download { input } => match inputs.get(*input) {
+                Some(VertexResult::File(file)) => ResolvedSource::Download {
+                    file: executor.store.open_blob(&file.digest)?,
+                    name: file.file_name.clone(),
+                    mtime_seconds: file.modified,
+                },
+                _ => return Err(lost()),
+            },
+            CopySource::Path { input, .. } => {
+                let id = vertex.inputs.get(*input).ok_or_else(lost)?;
+                ResolvedSource::Tree(match (&graph.vertex(*id).op, inputs.get(*input)) {
+                    (Op::Local(local), _) => SourceTree::local(context(executor, &local.context)?)
+                        .map_err(OpError::io("open the context"))?,
+                    (_, Some(VertexResult::Fs(step))) => {
+                        SourceTree::of(executor.snapshots.view(&step.state.layers)?)
+                    }
+                    _ => return Err(lost()),
+                })
+            }
+        });
+    }
+    debug_assert!(!unpacks(spec, true) || spec.unpack == crate::plan::graph::Unpack::Always);
+    let options = CopyOptions { archives: &TarArchives, cancel: executor.cancel.clone() };
+    Ok(copy::execute(spec, &sources, root, &options)?)
+}
+
+/// Archives as kiln's own reader sees them.
+struct TarArchives;
+
+impl Archives for TarArchives {
+    fn is_archive(&self, file: &File) -> io::Result<bool> {
+        let mut file = file;
+        file.rewind()?;
+        Ok(compress::is_archive(io::BufReader::new(file)))
+    }
+
+    fn unpack(
+        &self,
+        mut file: File,
+        root: &RootDir,
+        directory: &[u8],
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        file.rewind()?;
+        let plain = compress::decompressor(io::BufReader::with_capacity(256 * 1024, file))?;
+        apply::unpack_archive(plain, root, directory, &UnpackOptions { chown: owner, ..UnpackOptions::default() })?;
+        Ok(())
+    }
+}
+
+/// Downloads a URL, or finds that what the store has is current. Gives the digest for the key: body, name and time.
+pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) -> Result<Digest, OpError> {
+    let database = executor.store.database();
+    let known = database.download(&spec.url)?.filter(|d| executor.store.blob_size(&d.digest) == Some(d.size_bytes));
+    let incoming = executor.store.incoming_blob()?;
+    let mut writer = incoming.writer()?;
+    let progress = |done_bytes, total_bytes| {
+        executor.events.send(Event::Progress { step: id.0 + 1, what: spec.url.clone(), done_bytes, total_bytes });
+    };
+    let options = FetchOptions {
+        etag: known.as_ref().and_then(|d| d.etag.clone()),
+        last_modified: known.as_ref().and_then(|d| d.last_modified),
+        progress: Some(&progress),
+        cancel: executor.cancel.clone(),
+        ..FetchOptions::default()
+    };
+    let record = match (http::fetch(executor.net, &spec.url, &options, &mut writer)?, known) {
+        (FetchOutcome::NotModified, Some(known)) => known,
+        (FetchOutcome::NotModified, None) => {
+            return Err(OpError::Unsupported(format!("`{}` answered without a body", spec.url)));
+        }
+        (FetchOutcome::Fetched(fetched), _) => {
+            executor.store.commit_blob(incoming, writer, Some(&fetched.digest))?;
+            let record = DownloadRecord {
+                digest: fetched.digest,
+                size_bytes: fetched.size,
+                file_name: String::from_utf8_lossy(&fetched.file_name).into_owned(),
+                etag: fetched.etag,
+                last_modified: fetched.last_modified,
+            };
+            database.set_download(&spec.url, &record)?;
+            record
+        }
+    };
+    if let Some(expected) = spec.checksum
+        && expected != record.digest
+    {
+        return Err(OpError::Checksum { url: spec.url.clone(), expected, actual: record.digest });
+    }
+    let modified = record.last_modified.unwrap_or(0);
+    let mut hasher = KeyHasher::new("kiln/http/v1");
+    hasher.digest(&record.digest).field(record.file_name.as_bytes()).number(modified as u64);
+    let downloaded = Downloaded { digest: record.digest, file_name: record.file_name, modified };
+    executor.fetched.downloads.lock().unwrap_or_else(PoisonError::into_inner).insert(id, downloaded);
+    Ok(hasher.finish())
+}
+
+/// The file that [`http`] brought.
+pub(super) fn downloaded(executor: &LocalExecutor<'_>, id: VertexId) -> Result<Downloaded, OpError> {
+    let downloads = executor.fetched.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+    downloads.get(&id).cloned().ok_or_else(|| OpError::Unsupported("the download is lost".to_owned()))
+}
+
+/// Finds the commit that a reference names.
+pub(super) fn git_commit(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpec) -> Result<Digest, OpError> {
+    let reference = parse_git(spec)?;
+    let commit = git::resolve_commit(&reference, &executor.store.path("git"))?;
+    let mut hasher = KeyHasher::new("kiln/git/v1");
+    hasher.field(commit.as_bytes());
+    executor.fetched.commits.lock().unwrap_or_else(PoisonError::into_inner).insert(id, commit);
+    Ok(hasher.finish())
+}
+
+fn parse_git(spec: &GitSpec) -> Result<GitRef, OpError> {
+    GitRef::parse_for_context(&spec.reference)
+        .ok_or_else(|| OpError::Unsupported(format!("`{}` is not a git reference", spec.reference)))?
+        .map_err(|e| OpError::Git(e.into()))
+}
+
+/// A checkout as a file system of its own.
+pub(super) fn checkout(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpec) -> Result<StepResult, OpError> {
+    let reference = parse_git(spec)?;
+    let begun = executor.snapshots.begin(&[])?;
+    let options = git::CheckoutOptions {
+        keep_git_dir: spec.keep_git_dir.unwrap_or(false),
+        checksum: spec.checksum.clone(),
+        cache_dir: executor.store.path("git"),
+    };
+    git::checkout(&reference, &options, &begun.fs())?;
+    let _ = id;
+    let base = StepResult::source(scratch());
+    let mut result = commit(executor.store, &executor.snapshots, &base, begun, false)?;
+    result.trail.clear();
+    Ok(result)
+}
+
+/// Fingerprints of a context's files, remembered by path, size, times and inode.
+struct StatCache<'a> {
+    store: &'a Store,
+    root: String,
+    known: BTreeMap<Vec<u8>, (String, [u8; 32])>,
+    fresh: Mutex<Vec<(Vec<u8>, String, [u8; 32])>>,
+}
+
+impl<'a> StatCache<'a> {
+    fn open(store: &'a Store, name: &str, context: &LocalContext) -> Self {
+        // A context is known by its directory's device and inode, so that two projects never share entries.
+        let root = match rustix::fs::fstat(context.root.as_fd()) {
+            Ok(stat) => format!("{name}:{}:{}", stat.st_dev, stat.st_ino),
+            Err(_) => format!("{name}:"),
+        };
+        // Without the remembered digests files are read, which is slower and as right.
+        let rows = store.database().files(&root).unwrap_or_default();
+        let known = rows.into_iter().map(|(path, stamp, digest)| (path, (stamp, digest))).collect();
+        Self { store, root, known, fresh: Mutex::default() }
+    }
+
+    fn save(&self) {
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if !fresh.is_empty() {
+            // As above: losing them costs time only.
+            let _ = self.store.database().set_files(&self.root, &fresh);
+        }
+    }
+}
+
+/// A file that changed this recently may change again within the clock's resolution without its times showing it.
+const RACY_SECONDS: i64 = 2;
+
+impl FileDigests for StatCache<'_> {
+    fn digest(
+        &self,
+        path: &[u8],
+        stat: &Stat,
+        read: &mut dyn FnMut() -> io::Result<Digest>,
+    ) -> io::Result<Digest> {
+        let stamp = format!(
+            "{}:{}:{}.{}:{}.{}:{}",
+            stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec, stat.st_mode
+        );
+        if let Some((known, digest)) = self.known.get(path)
+            && *known == stamp
+        {
+            return Ok(Digest::from_bytes(*digest));
+        }
+        let digest = read()?;
+        let now = crate::store::records::now();
+        if stat.st_mtime + RACY_SECONDS < now && stat.st_ctime + RACY_SECONDS < now {
+            let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+            fresh.push((path.to_vec(), stamp, *digest.as_bytes()));
+        }
+        Ok(digest)
+    }
+}

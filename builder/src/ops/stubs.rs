@@ -1,0 +1,86 @@
+//! Directories of empty mount points: the lowest lower of every RUN, so that mount points which an image lacks are
+//! there without ever appearing in an upper directory (design.md, Snapshots and layers).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::base::digest::KeyHasher;
+use crate::store::Store;
+
+use super::OpError;
+
+/// Every sandbox needs these.
+const ALWAYS: [(&str, bool); 5] =
+    [("proc", true), ("sys", true), ("dev", true), ("etc/resolv.conf", false), ("etc/hosts", false)];
+
+/// The stub directory for these further mount points (absolute path, is a directory), relative to the store.
+pub(super) fn directory(store: &Store, targets: &[(String, bool)]) -> Result<String, OpError> {
+    let mut points: BTreeMap<&str, bool> = ALWAYS.into_iter().collect();
+    for (target, is_directory) in targets {
+        let relative = target.trim_matches('/');
+        if !relative.is_empty() {
+            points.insert(relative, *is_directory);
+        }
+    }
+    let mut hasher = KeyHasher::new("kiln/stubs/v1");
+    for (path, is_directory) in &points {
+        hasher.field(path.as_bytes()).number(u64::from(*is_directory));
+    }
+    let name = format!("stubs/{}", &hasher.finish().hex()[..20]);
+    let target = store.path(&name);
+    if target.is_dir() {
+        return Ok(name);
+    }
+    let temporary = store.temporary()?;
+    let root = temporary.path().join("root");
+    let make = || -> io::Result<()> {
+        fs::create_dir(&root)?;
+        for (path, is_directory) in &points {
+            make_point(&root, path, *is_directory)?;
+        }
+        match fs::rename(&root, &target) {
+            // Another process or thread was faster; its directory is the same.
+            Err(_) if target.is_dir() => Ok(()),
+            result => result,
+        }
+    };
+    make().map_err(OpError::io("make mount points"))?;
+    Ok(name)
+}
+
+fn make_point(root: &Path, path: &str, is_directory: bool) -> io::Result<()> {
+    let full = root.join(path);
+    let directory = if is_directory { full.as_path() } else { full.parent().unwrap_or(root) };
+    // A point below another one that is a file cannot be a stub; the sandbox reports it when it mounts.
+    if let Err(error) = fs::create_dir_all(directory) {
+        return if error.kind() == io::ErrorKind::NotADirectory || error.kind() == io::ErrorKind::AlreadyExists {
+            Ok(())
+        } else {
+            Err(error)
+        };
+    }
+    if !is_directory && !full.exists() {
+        fs::File::create(&full)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stubs_are_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let targets = [("/a/deep/er".to_owned(), true), ("/b/file".to_owned(), false)];
+        let name = directory(&store, &targets).unwrap();
+        assert!(store.path(&name).join("a/deep/er").is_dir());
+        assert!(store.path(&name).join("b/file").is_file());
+        assert!(store.path(&name).join("proc").is_dir());
+        assert_eq!(directory(&store, &targets).unwrap(), name);
+        assert_ne!(directory(&store, &[]).unwrap(), name);
+    }
+}

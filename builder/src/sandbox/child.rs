@@ -1,0 +1,209 @@
+//! The child of the zygote: from a fresh set of namespaces to `exec`.
+//!
+//! Invariants:
+//! - one thread; everything it opens is close-on-exec; the command sees descriptors 0, 1 and 2 only;
+//! - the order matters: mounts need capabilities, the seccomp filter needs CAP_SYS_ADMIN to be installed without
+//!   no_new_privs (which stays off: setuid programs work inside, semantics fact 47), capabilities are dropped after
+//!   it, ids last;
+//! - the command starts as PID 1 of its pid namespace: when it ends, the kernel kills whatever it left behind.
+
+use std::ffi::CString;
+use std::fmt::Display;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Gid, Mode, Uid, fchown};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::mounts;
+use super::net::{self, NetworkMode};
+use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
+use crate::snapshot::accounts::{self, ResolvedUser};
+use crate::sys::rootdir::RootDir;
+use crate::sys::seccomp::SeccompProgram;
+use crate::sys::{capability, message, process, seccomp, signals, userns};
+
+/// Why the command could not be started.
+pub(super) struct Failed(SetupFailure);
+
+impl Failed {
+    pub(super) fn new(step: &str, error: &dyn Display) -> Self {
+        Self(SetupFailure { step: step.to_owned(), message: error.to_string(), user_error: false, code: 1 })
+    }
+
+    fn user(step: &str, error: impl Display, code: i32) -> Self {
+        Self(SetupFailure { step: step.to_owned(), message: error.to_string(), user_error: true, code })
+    }
+}
+
+/// Names what was tried when something fails.
+pub(super) trait Step<T> {
+    fn step(self, step: &str) -> Result<T, Failed>;
+}
+
+impl<T> Step<T> for io::Result<T> {
+    fn step(self, step: &str) -> Result<T, Failed> {
+        self.map_err(|error| Failed::new(step, &error))
+    }
+}
+
+/// Descriptors that the zygote received for this command.
+pub(super) struct Descriptors {
+    /// The zygote closes its end when the id maps are written.
+    pub go: OwnedFd,
+    pub report: OwnedFd,
+    pub stdio: [OwnedFd; 3],
+}
+
+/// Sets everything up and becomes the command. Reports and exits on failure.
+pub(super) fn run(spec: &SandboxSpec, fds: &Descriptors, filter: &SeccompProgram) -> ! {
+    let Err(Failed(failure)) = start(spec, fds, filter);
+    let code = failure.code;
+    let _ = report(&fds.report, &Report::SetupFailed(failure), &[]);
+    process::exit_now(code)
+}
+
+fn report(socket: &OwnedFd, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    message::send(socket.as_fd(), &serde_json::to_vec(report)?, fds)
+}
+
+fn start(spec: &SandboxSpec, fds: &Descriptors, filter: &SeccompProgram) -> Result<std::convert::Infallible, Failed> {
+    // A message means that the maps are there; a closed socket, that writing them failed.
+    match message::receive(&fds.go).step("wait for the user namespace's ids")? {
+        Some(_) => {}
+        None => process::exit_now(1),
+    }
+    userns::become_root_inside().step("become root of the user namespace")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    mounts::isolate().step("make the mount namespace private")?;
+    let mounted = mounts::build(spec)?;
+    if !mounted.made.is_empty() {
+        report(&fds.report, &Report::MadeMountPoints(mounted.made), &[]).step("report mount points")?;
+    }
+    if !mounted.sockets.is_empty() {
+        let sockets: Vec<_> = mounted.sockets.iter().map(AsFd::as_fd).collect();
+        report(&fds.report, &Report::Sockets, &sockets).step("hand over sockets")?;
+    }
+    drop(mounted.sockets);
+    let user = accounts::resolve_user(&mounted.root, &spec.user).map_err(|e| Failed::user("find the user", e, 1))?;
+    working_directory(&mounted.root, &spec.cwd, &user)?;
+    drop(mounted.root);
+    network(spec, fds)?;
+    mounts::enter_root().step("enter the root file system")?;
+    rustix::system::sethostname(spec.hostname.as_bytes()).or_else(host_uts).step("set the host name")?;
+    rustix::process::setsid().map_err(io::Error::from).step("start a session")?;
+    for (number, fd) in (0..).zip(&fds.stdio) {
+        process::install_stdio(fd.as_fd(), number).step("connect standard streams")?;
+    }
+    if spec.terminal {
+        process::set_controlling_terminal(fds.stdio[0].as_fd()).step("take the terminal")?;
+    }
+    for (resource, soft, hard) in &spec.limits {
+        process::set_limit(*resource, *soft, *hard).step("set a resource limit")?;
+    }
+    process::close_on_exec_from(3).step("close descriptors")?;
+    privileges(spec, &user, filter)?;
+    rustix::process::chdir(spec.cwd.as_str()).map_err(|e| Failed::user(&format!("enter `{}`", spec.cwd), e, 1))?;
+    process::die_with_parent().step("follow the builder's death")?;
+    signals::unblock_termination().step("unblock signals")?;
+    signals::default_sigpipe();
+    execute(spec, &user)
+}
+
+/// With the host's network the host name stays the host's when the kernel refuses.
+fn host_uts(error: rustix::io::Errno) -> io::Result<()> {
+    Err(error.into())
+}
+
+fn network(spec: &SandboxSpec, fds: &Descriptors) -> Result<(), Failed> {
+    let mode = match spec.network {
+        SandboxNetwork::Private => NetworkMode::Private { ipv6: spec.ipv6 },
+        SandboxNetwork::None => NetworkMode::None,
+        SandboxNetwork::Host => return Ok(()),
+    };
+    let channels = net::configure_namespace(mode).map_err(|e| Failed::new("set up the network", &e))?;
+    if let Some(channels) = channels {
+        let sockets = channels.into_fds();
+        let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        report(&fds.report, &Report::Network, &borrowed).step("hand over the network")?;
+    }
+    Ok(())
+}
+
+/// Makes a missing working directory, owned by the user (semantics fact 37).
+fn working_directory(root: &RootDir, path: &str, user: &ResolvedUser) -> Result<(), Failed> {
+    let owner = (Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
+    root.create_dir_all(path.as_bytes(), &mut |dir, _| {
+        let dir = rustix::fs::openat(dir, ".", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
+        Ok(fchown(&dir, owner.0, owner.1)?)
+    })
+    .map(drop)
+    .map_err(|e| Failed::user("make the working directory", e, 1))
+}
+
+fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &SeccompProgram) -> Result<(), Failed> {
+    if !spec.insecure {
+        seccomp::install(filter).map_err(|e| Failed::new("install the seccomp filter", &e))?;
+        capability::drop_bounding(capability::DOCKER_DEFAULT).step("drop capabilities")?;
+    }
+    let groups: Vec<Gid> = user.supplementary.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    // With a single-id map setgroups is denied; there is nothing to set then.
+    match set_thread_groups(&groups) {
+        Err(rustix::io::Errno::PERM) if groups.iter().all(|g| g.as_raw() == user.gid) => {}
+        result => result.map_err(|e| Failed::user("set supplementary groups", e, 1))?,
+    }
+    let unmapped = |what: &str, id: u32, error: rustix::io::Errno| {
+        let message = if error == rustix::io::Errno::INVAL {
+            format!("{what} {id} has no mapping in this user namespace: more subordinate ids are needed")
+        } else {
+            error.to_string()
+        };
+        Failed::user(&format!("become {what} {id}"), message, 1)
+    };
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_res_gid(gid, gid, gid).map_err(|e| unmapped("group", user.gid, e))?;
+    set_thread_res_uid(uid, uid, uid).map_err(|e| unmapped("user", user.uid, e))?;
+    if !spec.insecure && user.uid == 0 {
+        capability::limit_to(capability::DOCKER_DEFAULT).step("limit capabilities")?;
+    }
+    Ok(())
+}
+
+fn execute(spec: &SandboxSpec, user: &ResolvedUser) -> Result<std::convert::Infallible, Failed> {
+    let program = spec.args.first().map_or("", String::as_str);
+    let invalid = |e: std::ffi::NulError| Failed::user("start the command", e, 126);
+    let strings = |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
+    let args = strings(&spec.args).map_err(invalid)?;
+    let mut env = strings(&spec.env).map_err(invalid)?;
+    if !spec.env.iter().any(|pair| pair.starts_with("HOME=")) {
+        // As the runtimes do (semantics fact 41).
+        let home = user.home.as_deref().filter(|home| !home.is_empty()).unwrap_or("/");
+        env.push(CString::new(format!("HOME={home}")).map_err(invalid)?);
+    }
+    let candidates: Vec<String> = if program.contains('/') {
+        vec![program.to_owned()]
+    } else {
+        let path = spec.env.iter().rev().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
+        path.split(':').map(|dir| format!("{}/{program}", if dir.is_empty() { "." } else { dir })).collect()
+    };
+    let mut last = io::Error::from_raw_os_error(libc::ENOENT);
+    for candidate in candidates.iter().filter(|_| !program.is_empty()) {
+        let path = CString::new(candidate.as_str()).map_err(invalid)?;
+        let error = process::exec(&path, &args, &env);
+        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
+            last = error;
+            // A directory or a file without the executable bit: a later PATH entry may still serve.
+            if last.raw_os_error() != Some(libc::EACCES) {
+                break;
+            }
+        }
+    }
+    let code = if last.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 };
+    let message = match last.raw_os_error() {
+        Some(libc::ENOENT) if !program.contains('/') => "executable file not found in $PATH".to_owned(),
+        Some(libc::ENOENT) => "no such file or directory (the file itself, or the interpreter that it names)".to_owned(),
+        Some(libc::ENOEXEC) => "exec format error: built for another architecture, or a script without `#!`".to_owned(),
+        _ => last.to_string(),
+    };
+    Err(Failed::user(&format!("start `{program}`"), message, code))
+}

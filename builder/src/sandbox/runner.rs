@@ -1,0 +1,275 @@
+//! kiln's side of the sandbox: starts the zygote when the first command needs it and follows each command.
+//!
+//! Invariants: [`Sandboxes::run`] returns only when the command and everything that it started are gone.
+
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::net::{Channels, Policy, Proxy};
+use super::spec::{Report, SandboxSpec, SetupFailure};
+use super::zygote::{ARGUMENT, Hello, Ready};
+use crate::base::cancel::CancelToken;
+use crate::base::events::Stream;
+use crate::sys::userns::IdMap;
+use crate::sys::{message, mount};
+
+/// Why a command could not be run. A command that runs and fails is not an error here: see [`Ended`].
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SandboxError {
+    #[error("cannot start the sandbox's helper process")]
+    Zygote(#[source] io::Error),
+    #[error("cannot prepare the sandbox: {0}")]
+    Prepare(String),
+    #[error("cannot talk to the sandbox")]
+    Talk(#[source] io::Error),
+    #[error("cannot {step}: {message}", step = .0.step, message = .0.message)]
+    Setup(SetupFailure),
+    #[error("cannot pass network connections of the sandbox on")]
+    Network(#[source] super::net::NetError),
+    #[error("the sandbox's helper process went away")]
+    Lost,
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Signal that killed it.
+    pub signal: Option<i32>,
+    /// Mount points that had to be made in the upper directory, in the order made.
+    pub made_mount_points: Vec<String>,
+}
+
+/// Where a command's streams go.
+pub enum Streams<'a> {
+    /// To a function; standard input is empty.
+    Captured(&'a mut dyn FnMut(Stream, &[u8])),
+    /// To kiln's own.
+    Inherited,
+}
+
+/// What serves listening sockets that the sandbox hands over (ssh agents). The returned value lives as long as the
+/// command.
+pub type SocketServer<'a> = dyn Fn(Vec<OwnedFd>) -> Box<dyn Send> + Sync + 'a;
+
+/// Starts commands. One per build.
+pub struct Sandboxes {
+    store: PathBuf,
+    idmap: Option<IdMap>,
+    zygote: Mutex<Option<Zygote>>,
+}
+
+struct Zygote {
+    socket: OwnedFd,
+    process: std::process::Child,
+}
+
+impl Drop for Sandboxes {
+    fn drop(&mut self) {
+        let zygote = self.zygote.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Zygote { socket, mut process }) = zygote {
+            drop(socket);
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Sandboxes {
+    /// For the store at `store`; `idmap` when kiln is real root.
+    pub fn new(store: &Path, idmap: Option<IdMap>) -> Self {
+        Self { store: store.to_owned(), idmap, zygote: Mutex::new(None) }
+    }
+
+    /// The id map that sandboxes get.
+    pub fn ids(&self) -> io::Result<IdMap> {
+        match &self.idmap {
+            Some(map) => Ok(map.clone()),
+            None => IdMap::of_current_namespace(),
+        }
+    }
+
+    /// Runs one command to its end.
+    ///
+    /// # Errors
+    /// When the command could not be started or was cancelled.
+    pub fn run(
+        &self,
+        spec: &SandboxSpec,
+        policy: Policy,
+        mut streams: Streams<'_>,
+        sockets: &SocketServer<'_>,
+        cancel: &CancelToken,
+    ) -> Result<Ended, SandboxError> {
+        let (ours, theirs) = message::pair().map_err(SandboxError::Talk)?;
+        let (mut pipes, stdio) = stdio(&streams).map_err(SandboxError::Talk)?;
+        self.request(spec, &theirs, &stdio)?;
+        drop((theirs, stdio));
+        let mut follow = Follow { policy: Some(policy), proxy: None, served: Vec::new(), ended: None, made: Vec::new(), failure: None };
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let done = follow.ended.is_some() && pipes.is_empty();
+            if done {
+                break;
+            }
+            if cancel.is_cancelled() {
+                // Closing the socket makes the zygote kill the command; end of file on the pipes says it is gone.
+                drop(ours);
+                for (_, pipe) in &mut pipes {
+                    let _ = io::copy(pipe, &mut io::sink());
+                }
+                return Err(SandboxError::Cancelled);
+            }
+            let (report_ready, ready) = wait(&ours, &pipes, follow.ended.is_none()).map_err(SandboxError::Talk)?;
+            for index in ready.into_iter().rev() {
+                let (stream, pipe) = &mut pipes[index];
+                let count = pipe.read(&mut buffer).map_err(SandboxError::Talk)?;
+                if count == 0 {
+                    pipes.remove(index);
+                } else if let Streams::Captured(sink) = &mut streams {
+                    sink(*stream, &buffer[..count]);
+                }
+            }
+            if report_ready {
+                match message::receive(&ours).map_err(SandboxError::Talk)? {
+                    Some((data, fds)) => follow.take(&data, fds, sockets)?,
+                    None => return Err(SandboxError::Lost),
+                }
+            }
+        }
+        drop(follow.proxy.take());
+        if let Some(failure) = follow.failure {
+            return Err(SandboxError::Setup(failure));
+        }
+        let (code, signal) = follow.ended.unwrap_or_default();
+        Ok(Ended { code, signal, made_mount_points: follow.made })
+    }
+
+    fn request(&self, spec: &SandboxSpec, report: &OwnedFd, stdio: &[OwnedFd; 3]) -> Result<(), SandboxError> {
+        let memory = || -> io::Result<OwnedFd> {
+            let fd = memfd_create("kiln-sandbox", MemfdFlags::CLOEXEC)?;
+            let mut file = std::fs::File::from(fd);
+            serde_json::to_writer(io::BufWriter::new(&file), spec)?;
+            io::Seek::rewind(&mut file)?;
+            Ok(file.into())
+        };
+        let memory = memory().map_err(SandboxError::Talk)?;
+        let mut zygote = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = match zygote.take() {
+            Some(running) => running,
+            None => self.start_zygote()?,
+        };
+        let fds = [memory.as_fd(), report.as_fd(), stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()];
+        let sent = message::send(running.socket.as_fd(), b"run", &fds);
+        *zygote = Some(running);
+        sent.map_err(|_| SandboxError::Lost)
+    }
+
+    fn start_zygote(&self) -> Result<Zygote, SandboxError> {
+        let (ours, theirs) = message::pair().map_err(SandboxError::Zygote)?;
+        // Without privileges over the host's mounts the plain executable has to do.
+        let program = mount::read_only_file(Path::new("/proc/self/exe"));
+        let path = match &program {
+            Ok(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            Err(error) => return Err(SandboxError::Zygote(io::Error::new(error.kind(), error.to_string()))),
+        };
+        let process = Command::new(path)
+            .arg0("kiln-zygote")
+            .arg(ARGUMENT)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(SandboxError::Zygote)?;
+        let hello = Hello { store: self.store.display().to_string(), idmap: self.idmap.clone() };
+        let greet = || -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+            message::send(ours.as_fd(), &serde_json::to_vec(&hello)?, &[])?;
+            message::receive(&ours)
+        };
+        let Some((answer, _)) = greet().map_err(SandboxError::Zygote)? else { return Err(SandboxError::Lost) };
+        let ready: Ready = serde_json::from_slice(&answer).map_err(|e| SandboxError::Zygote(e.into()))?;
+        match ready.error {
+            Some(error) => Err(SandboxError::Prepare(error)),
+            None => Ok(Zygote { socket: ours, process }),
+        }
+    }
+}
+
+type Pipes = Vec<(Stream, std::fs::File)>;
+
+fn stdio(streams: &Streams<'_>) -> io::Result<(Pipes, [OwnedFd; 3])> {
+    match streams {
+        Streams::Inherited => {
+            let stdio = [
+                rustix::stdio::stdin().try_clone_to_owned()?,
+                rustix::stdio::stdout().try_clone_to_owned()?,
+                rustix::stdio::stderr().try_clone_to_owned()?,
+            ];
+            Ok((Vec::new(), stdio))
+        }
+        Streams::Captured(_) => {
+            let (out, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (err, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
+            let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+            let pipes = vec![(Stream::Stdout, out.into()), (Stream::Stderr, err.into())];
+            Ok((pipes, [null, out_write, err_write]))
+        }
+    }
+}
+
+/// Waits for the report socket or any pipe: whether the socket is ready, and which pipes are.
+fn wait(report: &OwnedFd, pipes: &Pipes, with_report: bool) -> io::Result<(bool, Vec<usize>)> {
+    let mut fds: Vec<PollFd<'_>> = pipes.iter().map(|(_, pipe)| PollFd::new(pipe, PollFlags::IN)).collect();
+    if with_report {
+        fds.push(PollFd::new(report, PollFlags::IN));
+    }
+    // Cancellation is a flag that nobody can poll for.
+    let timeout = Timespec::try_from(Duration::from_millis(50)).map_err(io::Error::other)?;
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let report_ready = with_report && fds.last().is_some_and(ready);
+    Ok((report_ready, (0..pipes.len()).filter(|index| ready(&fds[*index])).collect()))
+}
+
+struct Follow {
+    policy: Option<Policy>,
+    proxy: Option<Proxy>,
+    served: Vec<Box<dyn Send>>,
+    ended: Option<(Option<i32>, Option<i32>)>,
+    made: Vec<String>,
+    failure: Option<SetupFailure>,
+}
+
+impl Follow {
+    fn take(&mut self, data: &[u8], fds: Vec<OwnedFd>, sockets: &SocketServer<'_>) -> Result<(), SandboxError> {
+        let report: Report = serde_json::from_slice(data).map_err(|e| SandboxError::Talk(e.into()))?;
+        match report {
+            Report::Network => {
+                let channels = Channels::from_fds(fds).map_err(SandboxError::Network)?;
+                let policy = self.policy.take().unwrap_or_default();
+                self.proxy = Some(Proxy::start(channels, policy));
+            }
+            Report::Sockets => self.served.push(sockets(fds)),
+            Report::MadeMountPoints(paths) => self.made.extend(paths),
+            Report::SetupFailed(failure) => self.failure = Some(failure),
+            Report::Exited { code, signal } => self.ended = Some((code, signal)),
+        }
+        Ok(())
+    }
+}

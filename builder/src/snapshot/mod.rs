@@ -1,0 +1,7 @@
+//! File systems on disk: one directory for each layer, stacked by overlayfs.
+//!
+//! Life of a snapshot: [`overlay::Snapshots::begin`] makes an empty upper directory; something writes through a
+//! mount of it or straight into it; [`overlay::Snapshots::commit`] gives it a row, after which it never changes and
+//! may serve as a lower. What was begun and not committed is garbage.
+
+pub mod overlay;

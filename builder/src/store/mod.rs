@@ -1,0 +1,133 @@
+//! kiln's store: blobs, snapshots, cache mounts and the database that knows them.
+//!
+//! ```text
+//! ROOT/            0700
+//!   oci-layout, index.json, blobs/sha256/…   a valid OCI image layout: what `kiln images` lists
+//!   snapshots/ID/{fs,work}                   one directory for each layer, as an overlay upper or lower
+//!   mounts/ID                                cache mounts
+//!   stubs/ID                                 empty mount points, the lowest lower of every RUN
+//!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
+//!   tmp/                                     what is being written
+//!   kiln.db                                  SQLite, WAL
+//! ```
+//!
+//! Invariants:
+//! - data first, row last: a row may lag a file, never lead it; kill -9 at any moment leaves orphans at most;
+//! - a blob gets its name only after its digest was verified;
+//! - many processes share a store: SQLite and rename(2) decide, there is no lock around a build.
+
+mod blobs;
+mod database;
+pub mod records;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+pub use blobs::{BlobWriter, IncomingBlob};
+pub use database::Database;
+
+use crate::base::digest::Digest;
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StoreError {
+    #[error("cannot {action} `{path}` of the store")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use the store's database `{path}`")]
+    Database {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("the store's database was written by a newer kiln (schema {found}, this one knows {known})")]
+    Newer { found: i64, known: i64 },
+    #[error("blob has digest {actual}, but {expected} was promised")]
+    WrongDigest { expected: Digest, actual: Digest },
+    #[error("blob {digest} is not in the store")]
+    NoBlob { digest: Digest },
+    #[error("a record in the store's database is malformed: {0}")]
+    Malformed(String),
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// True when the disk is full.
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Database { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    database: Database,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it when it is not there.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let make = |path: &Path| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(StoreError::io("create directory", path))
+        };
+        let database = root.join("kiln.db");
+        if !database.exists() {
+            make(root)?;
+            fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+                .map_err(StoreError::io("set the mode of", root))?;
+            for dir in ["blobs/sha256", "snapshots", "mounts", "stubs/empty", "stubs/void", "spots/root", "spots/side", "tmp"] {
+                make(&root.join(dir))?;
+            }
+            let layout = root.join("oci-layout");
+            fs::write(&layout, r#"{"imageLayoutVersion":"1.0.0"}"#).map_err(StoreError::io("write", &layout))?;
+        }
+        let root = root.canonicalize().map_err(StoreError::io("find", root))?;
+        let database = Database::open(&root.join("kiln.db"))?;
+        Ok(Self { root, database })
+    }
+
+    /// The store's directory, absolute and without symlinks.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The records.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// A path below the store.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
+    /// A directory for temporary files of this process.
+    pub fn temporary(&self) -> Result<tempfile::TempDir, StoreError> {
+        let dir = self.root.join("tmp");
+        tempfile::Builder::new().prefix("kiln-").tempdir_in(&dir).map_err(StoreError::io("create a file in", &dir))
+    }
+}

@@ -1,0 +1,280 @@
+//! User namespaces and id maps.
+//!
+//! Invariants: no map ever contains host id 0 unless the caller is an unprivileged user mapping its own id, or the
+//! process is inside a user namespace already (where 0 is not the host's root).
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Gid, Pid, Uid};
+use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use serde::{Deserialize, Serialize};
+
+/// One line of an id map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Maps of users and groups.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IdMap {
+    /// Users.
+    pub uids: Vec<Extent>,
+    /// Groups.
+    pub gids: Vec<Extent>,
+}
+
+/// Where root's containers live by default: the upper half of the id space, which no directory service and no
+/// /etc/subuid hands out. Ids from 2^31 on, which almost nothing uses, go to 2^20 and up; the last million ids
+/// has no mapping, so that host ids below 2^20 (real users, root first of all) can never be reached.
+const HALF: u32 = 1 << 31;
+const RESERVED: u32 = 1 << 20;
+
+impl IdMap {
+    /// The map for sandboxes of a kiln that runs as real root.
+    pub fn for_root() -> Self {
+        let extents = vec![
+            Extent { inside: 0, outside: HALF, count: HALF - 1 },
+            Extent { inside: HALF + RESERVED, outside: RESERVED, count: HALF - RESERVED - 1 },
+        ];
+        Self { uids: extents.clone(), gids: extents }
+    }
+
+    /// The same ids again, for a namespace inside the current one.
+    pub fn of_current_namespace() -> io::Result<Self> {
+        let read = |path: &str| -> io::Result<Vec<Extent>> {
+            let text = fs::read_to_string(path)?;
+            let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("cannot read {path}"));
+            text.lines()
+                .map(|line| {
+                    let numbers: Vec<u32> = line
+                        .split_whitespace()
+                        .map(str::parse)
+                        .collect::<Result<_, _>>()
+                        .map_err(|_| malformed())?;
+                    match numbers[..] {
+                        [inside, _, count] => Ok(Extent { inside, outside: inside, count }),
+                        _ => Err(malformed()),
+                    }
+                })
+                .collect()
+        };
+        Ok(Self { uids: read("/proc/self/uid_map")?, gids: read("/proc/self/gid_map")? })
+    }
+
+    /// How many user ids exist inside.
+    pub fn uid_count(&self) -> u64 {
+        self.uids.iter().map(|e| u64::from(e.count)).sum()
+    }
+
+    /// Writes the maps of a process that has just entered a new user namespace.
+    pub fn write_for(&self, pid: Pid) -> io::Result<()> {
+        let text = |extents: &[Extent]| {
+            extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect::<String>()
+        };
+        let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+        fs::write(proc.join("uid_map"), text(&self.uids))?;
+        fs::write(proc.join("gid_map"), text(&self.gids))
+    }
+}
+
+/// Sets user and group of this single-threaded process to 0, and no supplementary groups where that is allowed.
+pub fn become_root_inside() -> io::Result<()> {
+    // Denied where setgroups is disabled (single-id maps); the groups then stay as they are.
+    let _ = set_thread_groups(&[]);
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(())
+}
+
+/// How an unprivileged process got its ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// Through newuidmap and newgidmap.
+    SubordinateIds,
+    /// Only its own id, because there are no subordinate ids or no helpers.
+    SingleId,
+}
+
+/// Why an unprivileged process could not enter a user namespace.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EnterError {
+    #[error("this system does not let unprivileged users make user namespaces")]
+    Unshare(#[source] io::Error),
+    #[error("cannot set up the ids of the user namespace")]
+    Map(#[source] io::Error),
+}
+
+/// Moves this single-threaded, unprivileged process into a user and mount namespace of its own, as root inside.
+///
+/// # Errors
+/// When the kernel refuses the namespace or the map.
+pub fn enter() -> Result<Entered, EnterError> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let user = user_name(uid);
+    let uids = subordinate(Path::new("/etc/subuid"), &user, uid.as_raw());
+    let gids = subordinate(Path::new("/etc/subgid"), &user, uid.as_raw());
+    let ranges = uids.zip(gids).filter(|_| have("newuidmap") && have("newgidmap"));
+    // The helpers must run outside the new namespace, so a child waits there until this process has entered it.
+    let pid = rustix::process::getpid().as_raw_nonzero().get().to_string();
+    let mut helper = match &ranges {
+        Some((uids, gids)) => Some(
+            MapHelper::start(&pid, (uid.as_raw(), uids), (gid.as_raw(), gids)).map_err(EnterError::Map)?,
+        ),
+        None => None,
+    };
+    #[allow(deprecated)]
+    rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+        .map_err(|e| EnterError::Unshare(e.into()))?;
+    let mut entered = Entered::SingleId;
+    if let Some(helper) = helper.take()
+        && helper.finish().map_err(EnterError::Map)?
+    {
+        entered = Entered::SubordinateIds;
+    }
+    if entered == Entered::SingleId {
+        let single = || -> io::Result<()> {
+            fs::write("/proc/self/setgroups", "deny")?;
+            fs::write("/proc/self/uid_map", format!("0 {} 1\n", uid.as_raw()))?;
+            fs::write("/proc/self/gid_map", format!("0 {} 1\n", gid.as_raw()))
+        };
+        single().map_err(EnterError::Map)?;
+    }
+    become_root_inside().map_err(EnterError::Map)?;
+    Ok(entered)
+}
+
+/// A shell that waits for a line on its standard input and then runs newuidmap and newgidmap.
+struct MapHelper(std::process::Child);
+
+impl MapHelper {
+    fn start(pid: &str, uids: (u32, &[(u32, u32)]), gids: (u32, &[(u32, u32)])) -> io::Result<Self> {
+        let arguments = |(own, ranges): (u32, &[(u32, u32)])| {
+            let mut text = format!("{pid} 0 {own} 1");
+            let mut inside = 1u32;
+            for (start, count) in ranges {
+                text.push_str(&format!(" {inside} {start} {count}"));
+                inside = inside.saturating_add(*count);
+            }
+            text
+        };
+        // Only numbers go into the script.
+        let script = format!("read go && newuidmap {} && newgidmap {}", arguments(uids), arguments(gids));
+        let child = Command::new("/bin/sh")
+            .args(["-c", &script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Lets the helper go; true when both maps are written.
+    fn finish(mut self) -> io::Result<bool> {
+        use std::io::Write as _;
+        if let Some(mut stdin) = self.0.stdin.take() {
+            stdin.write_all(b"go\n")?;
+        }
+        Ok(self.0.wait()?.success())
+    }
+}
+
+fn have(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/bin".into()]).any(|dir| dir.join(program).is_file())
+}
+
+fn user_name(uid: Uid) -> String {
+    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = uid.as_raw().to_string();
+    text.lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == number).then(|| name.to_owned())
+        })
+        .unwrap_or(number)
+}
+
+/// Ranges (first, count) of a user in /etc/subuid or /etc/subgid.
+fn subordinate(file: &Path, user: &str, uid: u32) -> Option<Vec<(u32, u32)>> {
+    let text = fs::read_to_string(file).ok()?;
+    let ranges = parse_subordinate(&text, user, uid);
+    (!ranges.is_empty()).then_some(ranges)
+}
+
+fn parse_subordinate(text: &str, user: &str, uid: u32) -> Vec<(u32, u32)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            if owner != user && owner.parse::<u32>().ok() != Some(uid) {
+                return None;
+            }
+            let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            (start > 0 && count > 0).then_some((start, count))
+        })
+        .collect()
+}
+
+/// A user namespace with the given maps that nobody lives in, for idmapped mounts. Must be called in a
+/// single-threaded process.
+pub fn hold(map: &IdMap) -> io::Result<OwnedFd> {
+    use crate::sys::process::{Cloned, clone_into_namespaces, exit_now};
+    let (ours, theirs) = crate::sys::message::pair()?;
+    // SAFETY: the callers (the zygote) have one thread; the child only reads a socket and exits.
+    match unsafe { clone_into_namespaces(libc::CLONE_NEWUSER) }? {
+        Cloned::Child => {
+            drop(ours);
+            let _ = crate::sys::message::receive(&theirs);
+            exit_now(0)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(theirs);
+            let result = map.write_for(pid).and_then(|()| {
+                let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
+                Ok(OwnedFd::from(fs::File::open(path)?))
+            });
+            drop(ours);
+            let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+            rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED)?;
+            result
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ranges_by_name_and_number() {
+        let text = "root:1:2\nme:100000:65536\n1000:300000:10\nme:x:1\nyou:5:5\n";
+        assert_eq!(parse_subordinate(text, "me", 1000), [(100_000, 65_536), (300_000, 10)]);
+        assert!(parse_subordinate(text, "nobody", 65_534).is_empty());
+    }
+
+    #[test]
+    fn root_map_never_reaches_real_users() {
+        let map = IdMap::for_root();
+        for extent in &map.uids {
+            assert!(extent.outside >= RESERVED);
+            assert!(extent.outside.checked_add(extent.count).is_some());
+        }
+        let inside = |id: u32| map.uids.iter().any(|e| id >= e.inside && id - e.inside < e.count);
+        assert!(inside(0) && inside(65_534) && inside(3_000_000_000) && inside(u32::MAX - 1));
+        let mut outside: Vec<_> = map.uids.iter().map(|e| (e.outside, e.outside + e.count)).collect();
+        outside.sort_unstable();
+        assert!(outside.windows(2).all(|w| w[0].1 <= w[1].0), "outside ranges overlap");
+    }
+}
