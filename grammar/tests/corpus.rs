@@ -13,7 +13,6 @@ use std::path::Path;
 
 use kiln_grammar::ast::{Command, From, Healthcheck, Heredoc, Instruction, KeyValue, Kind, Parsed, Word};
 use kiln_grammar::diagnostic::Severity;
-use kiln_grammar::expand;
 use kiln_grammar::mount::{self, MountKind, Sharing};
 use kiln_grammar::span::{Span, Spanned};
 use serde_json::{Map, Value, json};
@@ -381,13 +380,9 @@ fn health_value(health: &Healthcheck) -> Value {
     Value::Object(map)
 }
 
-/// A mount as the reference writes it: values unquoted, variables as written, defaults left out.
+/// A mount as the reference writes it: nothing expanded, defaults left out.
 fn mount_value(text: &str) -> Value {
-    let mut keep = |value: &str| {
-        let identity = Identity;
-        expand::word(value, '\\', &identity).map(|found| found.value)
-    };
-    let mount = mount::parse_with(text, &mut keep).unwrap_or_else(|e| panic!("{text}: {e}"));
+    let mount = mount::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
     let (kind, id, sharing, env) = match &mount.kind {
         MountKind::Bind => ("bind", None, None, None),
         MountKind::Cache { id, sharing, .. } => ("cache", id.clone(), Some(*sharing), None),
@@ -418,13 +413,4 @@ fn full_mount(theirs: &Value) -> Value {
     let read_only = theirs["ro"] == json!(true);
     let (kind, id, env) = (&theirs["type"], &theirs["id"], &theirs["env"]);
     json!([kind, id, sharing, env, theirs["from"], theirs["source"], target, read_only])
-}
-
-/// Every variable stands for itself.
-struct Identity;
-
-impl expand::Env for Identity {
-    fn get(&self, name: &str) -> Option<String> {
-        Some(format!("${name}"))
-    }
 }
