@@ -6,13 +6,15 @@
 //! - letters and digits of names are Unicode's, as Rust's standard library knows them (a few combining
 //!   marks and letter-like numbers count as letters here that do not for BuildKit).
 
+mod heredoc;
 mod lexer;
 mod pattern;
+mod words;
 
 use std::collections::BTreeMap;
 
+pub(crate) use heredoc::{heredoc_terminator, heredoc_words};
 use lexer::{Lexer, Options};
-pub(crate) use lexer::{heredoc_terminator, heredoc_words};
 
 /// Variables by name.
 pub trait Env {

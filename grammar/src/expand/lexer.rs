@@ -5,9 +5,9 @@
 //! - `Options` is the whole difference between its uses.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use super::pattern::{Greed, Pattern, replace_all, reversed};
+use super::words::{SplitWord, Words};
 use super::{Env, ExpandError, Expanded};
 
 /// Deepest nesting of `${x:-${y:-…}}`.
@@ -50,49 +50,6 @@ pub(super) struct Options {
     pub(super) escapes: Escapes,
 }
 
-/// A word of a split text.
-#[derive(Debug)]
-pub(crate) struct SplitWord {
-    /// The word.
-    pub(crate) text: String,
-    /// Where it stands in the source.
-    pub(crate) source: Range<usize>,
-}
-
-/// Collects words; blanks that come from unquoted text separate them.
-#[derive(Debug, Default)]
-struct Words {
-    done: Vec<SplitWord>,
-    text: String,
-    source: Range<usize>,
-}
-
-impl Words {
-    fn add_splitting(&mut self, text: &str, at: Range<usize>) {
-        for c in text.chars() {
-            if c.is_whitespace() {
-                self.flush();
-            } else {
-                self.add(c.encode_utf8(&mut [0; 4]), at.clone());
-            }
-        }
-    }
-
-    fn add(&mut self, text: &str, at: Range<usize>) {
-        if self.text.is_empty() {
-            self.source.start = at.start;
-        }
-        self.source.end = at.end;
-        self.text.push_str(text);
-    }
-
-    fn flush(&mut self) {
-        if !self.text.is_empty() {
-            self.done.push(SplitWord { text: std::mem::take(&mut self.text), source: self.source.clone() });
-        }
-    }
-}
-
 pub(super) struct Lexer<'a> {
     source: &'a str,
     at: usize,
@@ -131,7 +88,7 @@ impl<'a> Lexer<'a> {
     }
 
     pub(super) fn take_words(&mut self) -> Vec<SplitWord> {
-        std::mem::take(&mut self.words.done)
+        self.words.take()
     }
 
     pub(super) fn finish(self, value: String) -> Expanded {
@@ -205,7 +162,7 @@ impl<'a> Lexer<'a> {
         }
         // BuildKit uses one buffer for the words of all levels and empties it here: of an unquoted
         // `80${X:-80}` only the second part becomes a word. Which here-documents a line opens depends on it.
-        self.words.text.clear();
+        self.words.discard();
         self.nesting += 1;
         let outer = std::mem::replace(&mut self.escapes, escapes);
         let result = self.until(Some(stop));
@@ -498,42 +455,4 @@ fn unsupported(modifier: &str, name: String) -> ExpandError {
 
 fn bad_pattern(pattern: &str, reason: &str, name: String) -> ExpandError {
     failure(format!("invalid pattern ({pattern}) in substitution: {reason}"), Some(name))
-}
-
-struct NoVariables;
-
-impl Env for NoVariables {
-    fn get(&self, _: &str) -> Option<String> {
-        None
-    }
-}
-
-/// Splits an instruction into the words among which here-documents are looked for: quotes, escapes and
-/// variables stay as written. A line whose quotes are not closed has none.
-pub(crate) fn heredoc_words(line: &str) -> Vec<SplitWord> {
-    let options = Options { quotes: Quotes::Keep, unset: Unset::Keep, escapes: Escapes::Keep };
-    let mut lexer = Lexer::new(line, '\\', &NoVariables, options);
-    match lexer.run() {
-        Ok(_) => lexer.take_words(),
-        Err(_) => Vec::new(),
-    }
-}
-
-/// The terminator that `word` (what follows `<<`) stands for, and whether nothing of it was quoted; `None`
-/// when it is not exactly one word.
-pub(crate) fn heredoc_terminator(word: &str) -> Result<Option<(String, bool)>, ExpandError> {
-    let split = |quotes: Quotes| -> Result<Vec<SplitWord>, ExpandError> {
-        let options = Options { quotes, unset: Unset::Keep, escapes: Escapes::Remove };
-        let mut lexer = Lexer::new(word, '\\', &NoVariables, options);
-        lexer.run()?;
-        Ok(lexer.take_words())
-    };
-    let plain = split(Quotes::Remove)?;
-    let raw = split(Quotes::Keep)?;
-    let (Ok([plain]), Some(raw)) = (<[SplitWord; 1]>::try_from(plain), raw.into_iter().next()) else {
-        return Ok(None);
-    };
-    let quotes = |text: &str| text.chars().filter(|c| matches!(c, '\'' | '"')).count();
-    let unquoted = quotes(&plain.text) == quotes(&raw.text);
-    Ok(Some((plain.text, unquoted)))
 }

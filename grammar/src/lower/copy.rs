@@ -3,6 +3,8 @@
 //! Invariants:
 //! - here-document words are not among the sources; each has its body beside it.
 
+use std::collections::BTreeMap;
+
 use super::flags::{self, Flags, Takes};
 use super::heredoc;
 use super::json::{self, Form};
@@ -102,12 +104,13 @@ fn files(input: &Input<'_>, name: &str, findings: &mut Findings) -> Option<Files
     }
     let mut sources = Vec::new();
     let mut heredocs = Vec::new();
+    // A later document of the same name replaces an earlier one, as in BuildKit.
+    let bodies: BTreeMap<&str, &Heredoc> = input.heredocs.iter().map(|h| (h.name.as_str(), h)).collect();
     for word in words {
         match opens_heredoc(&word) {
             Some(opening) => {
-                // A later document of the same name replaces an earlier one, as in BuildKit. One that the
-                // line as a whole did not open (in the exec form) is empty.
-                let body = input.heredocs.iter().rev().find(|heredoc| heredoc.name == opening.name);
+                // One that the line as a whole did not open (in the exec form) is empty.
+                let body = bodies.get(opening.name.as_str());
                 let found = body.map(|heredoc| (heredoc.span, raw_or_stripped(&opening, heredoc)));
                 let (span, body) = found.unwrap_or((word.span, String::new()));
                 heredocs.push(Heredoc { span, body, ..opening });

@@ -76,8 +76,8 @@ fn check_closed(word: &Word, escape: char) -> Result<(), MountError> {
 
 /// With variables in it, only the division into fields and `from=` can be checked.
 fn check_open(value: &str) -> Result<(), MountError> {
-    for (range, field) in mount::fields(value)? {
-        let Some((key, source)) = field.split_once('=') else { continue };
+    for mount::Field { range, text } in mount::fields(value)? {
+        let Some((key, source)) = text.split_once('=') else { continue };
         // A dollar sign at the very end stands for itself.
         let variable = source.find('$').is_some_and(|at| at + 1 < source.len());
         if variable && key.eq_ignore_ascii_case("from") {
