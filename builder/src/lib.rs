@@ -5,4 +5,6 @@
 pub mod base;
 pub mod image;
 pub mod layer;
+pub mod net;
+pub mod registry;
 pub mod sys;
