@@ -19,12 +19,14 @@ use tokio::runtime::Runtime;
 use crate::base::cancel::CancelToken;
 
 pub(crate) mod date;
+#[cfg(test)]
+pub(crate) mod fake_server;
 mod redact;
 mod request;
 pub(crate) mod retry;
 
 pub use redact::redacted;
-pub(crate) use request::{Request, Verify, body_within, error_body, failed};
+pub(crate) use request::{Request, Verify, body_within, error_body, failed, range_starts_at};
 
 /// Most bytes of an error answer that are read.
 pub(crate) const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;

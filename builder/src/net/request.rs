@@ -3,7 +3,7 @@
 //! Invariants: credentials and [`Verify::Lenient`] apply to the origin of the first URL only; loopback hosts are
 //! never reached through a proxy; no redirect leaves http and https.
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 
 use super::{MAX_REDIRECTS, Net, NetError, is_loopback, redacted, same_origin};
@@ -167,4 +167,25 @@ pub(crate) async fn error_body(mut response: Response) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// True when a partial answer begins at `offset`.
+pub(crate) fn range_starts_at(headers: &HeaderMap, offset: u64) -> bool {
+    let range = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let start =
+        range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse::<u64>().ok());
+    start == Some(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let mut headers = HeaderMap::new();
+        assert!(!range_starts_at(&headers, 0));
+        headers.insert(CONTENT_RANGE, HeaderValue::from_static("bytes 5-9/10"));
+        assert!(range_starts_at(&headers, 5) && !range_starts_at(&headers, 4));
+    }
 }

@@ -17,7 +17,7 @@ use crate::base::limits::MAX_METADATA_BYTES;
 use crate::image::manifest::{Descriptor, Index, Manifest, media_type};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::net::{NetError, Request, body_within, failed, redacted, retry};
+use crate::net::{NetError, Request, body_within, failed, range_starts_at, redacted, retry};
 
 const MANIFEST_TYPES: [&str; 4] =
     [media_type::OCI_INDEX, media_type::DOCKER_INDEX, media_type::OCI_MANIFEST, media_type::DOCKER_MANIFEST];
@@ -295,7 +295,7 @@ impl Inner {
         let url = redacted(&call.url);
         match response.status() {
             StatusCode::OK => Ok(response),
-            StatusCode::PARTIAL_CONTENT if starts_at(response.headers(), offset) => Ok(response),
+            StatusCode::PARTIAL_CONTENT if range_starts_at(response.headers(), offset) => Ok(response),
             StatusCode::PARTIAL_CONTENT => {
                 let got = response.headers().get(CONTENT_RANGE);
                 let got = tidy(&String::from_utf8_lossy(got.map_or(&[], |got| got.as_bytes())));
@@ -341,13 +341,6 @@ fn origins<'a>(
         descriptor.media_type.contains("nondistributable") || descriptor.media_type.contains(".foreign.");
     origins.insert(if elsewhere { origins.len() } else { 0 }, own);
     Ok(origins)
-}
-
-fn starts_at(headers: &HeaderMap, offset: u64) -> bool {
-    let range = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let start =
-        range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse::<u64>().ok());
-    start == Some(offset)
 }
 
 /// `Docker-Content-Digest`. An algorithm that kiln does not know says nothing, unless it is all there is.
@@ -457,13 +450,5 @@ mod unit {
             format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{{}}}}"#, media_type::DOCKER_MANIFEST);
         assert!(matches!(kind(media_type::OCI_MANIFEST, &other), Err(RegistryError::Ambiguous { .. })));
         assert!(matches!(kind(media_type::OCI_MANIFEST, "<html>"), Err(RegistryError::Malformed { .. })));
-    }
-
-    #[test]
-    fn ranges() {
-        let mut headers = HeaderMap::new();
-        assert!(!starts_at(&headers, 0));
-        headers.insert(CONTENT_RANGE, HeaderValue::from_static("bytes 5-9/10"));
-        assert!(starts_at(&headers, 5) && !starts_at(&headers, 4));
     }
 }
