@@ -1,0 +1,137 @@
+//! One call of the API: authentication, retries, and errors from statuses.
+//!
+//! Invariants: a call is sent again only when that cannot do harm ([`Call::idempotent`]) or when the server refused it
+//! unseen (401, 429); a token is renewed once per call.
+
+use std::sync::Arc;
+
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use super::endpoint::Endpoint;
+use super::error::message_of;
+use super::{Inner, RegistryError};
+use crate::image::reference::Reference;
+use crate::net::{Request, Verify, error_body, redacted, retry, same_origin};
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) reference: &'a Reference,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+    /// `repository:NAME:pull`, one or more.
+    pub(super) scopes: Vec<String>,
+    /// Whether doing it twice is the same as once.
+    pub(super) idempotent: bool,
+}
+
+impl<'a> Call<'a> {
+    /// Reads something.
+    pub(super) fn get(endpoint: &'a Endpoint, reference: &'a Reference, url: Url) -> Self {
+        Self {
+            endpoint,
+            reference,
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            body: Vec::new(),
+            scopes: vec![format!("repository:{}:pull", reference.repository)],
+            idempotent: true,
+        }
+    }
+
+    /// Writes something.
+    pub(super) fn push(endpoint: &'a Endpoint, reference: &'a Reference, method: Method, url: Url) -> Self {
+        let scopes = vec![push_scope(reference)];
+        Self { method, scopes, idempotent: false, ..Self::get(endpoint, reference, url) }
+    }
+
+    pub(super) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The request with its authorization; both only for the registry's own origin.
+    pub(super) fn request(&self, authorization: Option<HeaderValue>) -> Request {
+        let own = same_origin(&self.url, &self.endpoint.base);
+        Request {
+            headers: self.headers.clone(),
+            authorization: authorization.filter(|_| own),
+            verify: if own { self.endpoint.verify } else { Verify::Strict },
+            ..Request::new(self.method.clone(), self.url.clone())
+        }
+    }
+}
+
+pub(super) fn push_scope(reference: &Reference) -> String {
+    format!("repository:{}:pull,push", reference.repository)
+}
+
+impl Inner {
+    /// Sends a call until it has an answer that another try would not change.
+    pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
+        let options = self.options.net.options();
+        let mut attempt = 0;
+        let mut renewed = false;
+        loop {
+            let authorization = self.known_authorization(call);
+            let mut request = call.request(authorization.clone());
+            if !call.body.is_empty() {
+                request.body = Some(call.body.clone().into());
+            }
+            let asked = match self.options.net.send(request).await {
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !renewed => {
+                    renewed = true;
+                    if self.authorize(call, response.headers()).await? {
+                        continue;
+                    }
+                    return Ok(response);
+                }
+                Ok(response) if attempt < options.retries && self.try_again(call, response.status()) => {
+                    retry::asked_delay(response.headers())
+                }
+                Ok(response) => return Ok(response),
+                Err(error) if call.idempotent && attempt < options.retries && error.is_temporary() => None,
+                Err(error) => return Err(error.into()),
+            };
+            tokio::time::sleep(retry::delay(options, attempt, asked)).await;
+            attempt += 1;
+        }
+    }
+
+    fn try_again(&self, call: &Call<'_>, status: StatusCode) -> bool {
+        status == StatusCode::TOO_MANY_REQUESTS || (call.idempotent && retry::is_temporary_status(status))
+    }
+
+    /// The error that a bad answer stands for.
+    pub(super) async fn refusal(&self, call: &Call<'_>, response: Response) -> RegistryError {
+        let status = response.status();
+        let url = redacted(response.url());
+        let message = message_of(&error_body(response).await);
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(call, url, status, message),
+            _ => RegistryError::Status {
+                method: call.method.to_string(),
+                url,
+                status: status.as_u16(),
+                message,
+            },
+        }
+    }
+
+    pub(super) fn denied(
+        &self,
+        call: &Call<'_>,
+        url: String,
+        status: StatusCode,
+        message: String,
+    ) -> RegistryError {
+        let registry = call.endpoint.registry.clone();
+        let lookup = self.lookup(&registry, &call.reference.repository);
+        RegistryError::Denied { registry, url, status: status.as_u16(), message, lookup: Arc::clone(&lookup) }
+    }
+}

@@ -1,0 +1,433 @@
+//! Writing: blobs (looked for, mounted, uploaded in one piece or in chunks) and manifests.
+//!
+//! Invariants: an upload that broke starts again in a new session, and never longer than [`BlobSource`] can be read
+//! again; the registry is told the digest and has to agree; the token may run out at any point in between.
+
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RANGE,
+};
+use reqwest::{Body, Method, Response, StatusCode, Url};
+use tokio::sync::mpsc;
+
+use super::endpoint::Endpoint;
+use super::exchange::{Call, push_scope};
+use super::{Inner, RegistryError};
+use crate::base::digest::Digest;
+use crate::image::manifest::Descriptor;
+use crate::image::reference::Reference;
+use crate::net::{redacted, retry};
+
+/// Blobs up to this size go in one request together with their digest.
+const MAX_INLINE_BYTES: u64 = 1024 * 1024;
+/// Size of the pieces in which a blob is read.
+const READ_BYTES: usize = 128 * 1024;
+
+/// A blob that can be read as often as it takes.
+pub trait BlobSource {
+    /// A reader of the blob from byte `offset` on.
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>>;
+}
+
+impl BlobSource for [u8] {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
+        Ok(Box::new(io::Cursor::new(self[start..].to_vec())))
+    }
+}
+
+impl BlobSource for Vec<u8> {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
+        self.as_slice().open(offset)
+    }
+}
+
+/// How a blob is pushed.
+#[derive(Default)]
+pub struct PushOptions<'a> {
+    /// Repositories of the same registry that may have the blob already.
+    pub mount_from: Vec<String>,
+    /// Upload in chunks of this size instead of one stream; for registries or proxies that limit requests.
+    pub chunk_bytes: Option<u64>,
+    /// Hears the number of bytes so far; starts again at 0 when an upload does.
+    pub progress: Option<&'a dyn Fn(u64)>,
+}
+
+/// How a blob got where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobOutcome {
+    /// It was there.
+    Existed,
+    /// The registry took it from another repository.
+    Mounted,
+    /// It was sent.
+    Uploaded,
+}
+
+/// What a piece of an upload came to.
+enum Sent {
+    Answer(Response),
+    /// The connection broke, or the answer was 5xx; worth another try.
+    Broken(RegistryError),
+}
+
+impl Inner {
+    pub(super) async fn has_blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<bool, RegistryError> {
+        let endpoint = self.endpoint(&reference.registry).await?;
+        self.blob_exists(&endpoint, reference, digest, None).await
+    }
+
+    async fn blob_exists(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        digest: &Digest,
+        scopes: Option<Vec<String>>,
+    ) -> Result<bool, RegistryError> {
+        let url = endpoint.url(reference, &format!("blobs/{digest}"))?;
+        let mut call = Call { method: Method::HEAD, ..Call::get(endpoint, reference, url) };
+        call.scopes = scopes.unwrap_or(call.scopes);
+        let response = self.exchange(&call).await?;
+        match response.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(self.refusal(&call, response).await),
+        }
+    }
+
+    pub(super) async fn push_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+        options: &PushOptions<'_>,
+    ) -> Result<BlobOutcome, RegistryError> {
+        let endpoint = self.endpoint(&reference.registry).await?;
+        let scopes = Some(vec![push_scope(reference)]);
+        if self.blob_exists(&endpoint, reference, &descriptor.digest, scopes).await? {
+            return Ok(BlobOutcome::Existed);
+        }
+        for from in options.mount_from.iter().filter(|from| **from != reference.repository) {
+            if self.mount(&endpoint, reference, &descriptor.digest, from).await? {
+                return Ok(BlobOutcome::Mounted);
+            }
+        }
+        let net = self.options.net.options();
+        let mut attempt = 0;
+        loop {
+            let session = self.start_upload(&endpoint, reference).await?;
+            let result = match options.chunk_bytes {
+                Some(chunk_bytes) if chunk_bytes > 0 && chunk_bytes < descriptor.size => {
+                    self.upload_chunks(&endpoint, reference, descriptor, source, options, session).await
+                }
+                _ => self.upload_whole(&endpoint, reference, descriptor, source, options, session).await,
+            }?;
+            let error = match result {
+                Sent::Answer(_) => return Ok(BlobOutcome::Uploaded),
+                Sent::Broken(error) => error,
+            };
+            if attempt >= net.retries {
+                return Err(error);
+            }
+            tokio::time::sleep(retry::delay(net, attempt, None)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Asks the registry to take a blob from `from`. Any other answer than yes means no: a registry that cannot
+    /// mount opens an upload instead, which is left to run out.
+    async fn mount(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        digest: &Digest,
+        from: &str,
+    ) -> Result<bool, RegistryError> {
+        let mut url = endpoint.url(reference, "blobs/uploads/")?;
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+        let mut call = Call::push(endpoint, reference, Method::POST, url);
+        call.scopes.push(format!("repository:{from}:pull"));
+        match self.exchange(&call).await {
+            Ok(response) => Ok(response.status() == StatusCode::CREATED),
+            // No right to read the other repository is no reason to fail the push.
+            Err(RegistryError::Denied { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn start_upload(&self, endpoint: &Endpoint, reference: &Reference) -> Result<Url, RegistryError> {
+        let url = endpoint.url(reference, "blobs/uploads/")?;
+        // Opening a second session when the first answer got lost harms nobody.
+        let call = Call { idempotent: true, ..Call::push(endpoint, reference, Method::POST, url) };
+        let response = self.exchange(&call).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(self.refusal(&call, response).await);
+        }
+        location(&call.url, &response)
+    }
+
+    async fn upload_whole(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+        options: &PushOptions<'_>,
+        session: Url,
+    ) -> Result<Sent, RegistryError> {
+        let url = with_digest(session, &descriptor.digest);
+        let call = Call::push(endpoint, reference, Method::PUT, url)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+            .header(CONTENT_LENGTH, HeaderValue::from(descriptor.size));
+        let piece = Piece { offset: 0, length: descriptor.size, descriptor, source, options };
+        match self.send_piece(&call, &piece).await? {
+            Sent::Answer(response) if response.status() == StatusCode::CREATED => Ok(Sent::Answer(response)),
+            Sent::Answer(response) => Err(self.refusal(&call, response).await),
+            broken => Ok(broken),
+        }
+    }
+
+    async fn upload_chunks(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+        options: &PushOptions<'_>,
+        mut session: Url,
+    ) -> Result<Sent, RegistryError> {
+        let chunk_bytes = options.chunk_bytes.unwrap_or(descriptor.size);
+        let mut offset = 0;
+        let mut corrections = 0;
+        while offset < descriptor.size {
+            let length = chunk_bytes.min(descriptor.size - offset);
+            let range = format!("{offset}-{}", offset + length - 1);
+            let call = Call::push(endpoint, reference, Method::PATCH, session.clone())
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+                .header(CONTENT_LENGTH, HeaderValue::from(length))
+                .header(
+                    CONTENT_RANGE,
+                    HeaderValue::from_str(&range).expect("invariant: digits are a valid header value"),
+                );
+            let piece = Piece { offset, length, descriptor, source, options };
+            match self.send_piece(&call, &piece).await? {
+                Sent::Answer(response) if response.status() == StatusCode::ACCEPTED => {
+                    session = location(&call.url, &response)?;
+                    offset += length;
+                }
+                // The registry has another idea of how far it got: ask, and go on from there.
+                Sent::Answer(response) if response.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
+                    corrections += 1;
+                    if corrections > self.options.net.options().retries {
+                        return Err(self.refusal(&call, response).await);
+                    }
+                    (session, offset) = self.upload_state(endpoint, reference, session).await?;
+                }
+                Sent::Answer(response) => return Err(self.refusal(&call, response).await),
+                broken => return Ok(broken),
+            }
+        }
+        let url = with_digest(session, &descriptor.digest);
+        let call = Call::push(endpoint, reference, Method::PUT, url)
+            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let response = self.exchange(&call).await?;
+        if response.status() == StatusCode::CREATED {
+            return Ok(Sent::Answer(response));
+        }
+        Err(self.refusal(&call, response).await)
+    }
+
+    /// Where an upload goes on (distribution spec, "Pushing a blob in chunks").
+    async fn upload_state(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        session: Url,
+    ) -> Result<(Url, u64), RegistryError> {
+        let call = Call {
+            method: Method::GET,
+            idempotent: true,
+            ..Call::push(endpoint, reference, Method::GET, session)
+        };
+        let response = self.exchange(&call).await?;
+        if response.status() != StatusCode::NO_CONTENT {
+            return Err(self.refusal(&call, response).await);
+        }
+        let range = response.headers().get(RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let last =
+            range.trim_start_matches("bytes=").split_once('-').and_then(|(_, last)| last.parse::<u64>().ok());
+        // Registries say `0-0` both for nothing and for one byte; starting again at 0 is right for the first and
+        // answered with 416 for the second, which blobs of that size never meet: they go in one piece.
+        let offset = last.filter(|last| *last > 0).map_or(0, |last| last + 1);
+        Ok((location(&call.url, &response)?, offset))
+    }
+
+    /// Sends a part of the blob. A 401 is answered with a fresh token, once.
+    async fn send_piece(&self, call: &Call<'_>, piece: &Piece<'_>) -> Result<Sent, RegistryError> {
+        let mut renewed = false;
+        loop {
+            let response = match self.stream_piece(call, piece).await? {
+                Ok(response) => response,
+                Err(error) => return Ok(Sent::Broken(error)),
+            };
+            match response.status() {
+                StatusCode::UNAUTHORIZED if !renewed => {
+                    renewed = true;
+                    if !self.authorize(call, response.headers()).await? {
+                        return Ok(Sent::Answer(response));
+                    }
+                }
+                status if retry::is_temporary_status(status) => {
+                    return Ok(Sent::Broken(self.refusal(call, response).await));
+                }
+                _ => return Ok(Sent::Answer(response)),
+            }
+        }
+    }
+
+    /// The inner error is one that a new session may get past.
+    async fn stream_piece(
+        &self,
+        call: &Call<'_>,
+        piece: &Piece<'_>,
+    ) -> Result<Result<Response, RegistryError>, RegistryError> {
+        let source_error = |source| RegistryError::Source { digest: piece.descriptor.digest, source };
+        let mut reader = piece.source.open(piece.offset).map_err(source_error)?.take(piece.length);
+        let mut request = call.request(self.known_authorization(call));
+        if piece.length <= MAX_INLINE_BYTES {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map_err(source_error)?;
+            piece.check(bytes.len() as u64)?;
+            request.body = Some(Body::from(bytes));
+            let answer = self.options.net.send(request).await;
+            piece.report(piece.length);
+            return passing(answer);
+        }
+        let (sender, receiver) = mpsc::channel(4);
+        request.body = Some(Body::wrap_stream(Chunks(receiver)));
+        let mut request = Box::pin(self.options.net.send(request));
+        let mut sent = 0;
+        loop {
+            let mut chunk = vec![0; READ_BYTES];
+            let count = reader.read(&mut chunk).map_err(source_error)?;
+            if count == 0 {
+                break;
+            }
+            chunk.truncate(count);
+            tokio::select! {
+                // An early answer (401, say) makes the rest pointless.
+                answer = &mut request => return passing(answer),
+                _ = sender.send(Ok(chunk)) => {}
+            }
+            sent += count as u64;
+            piece.report(sent);
+        }
+        if let Err(error) = piece.check(sent) {
+            // Dropping the request breaks the connection, so that the registry does not take the part for the whole.
+            return Err(error);
+        }
+        drop(sender);
+        passing(request.await)
+    }
+
+    pub(super) async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest, RegistryError> {
+        let digest = Digest::of(bytes);
+        let endpoint = self.endpoint(&reference.registry).await?;
+        let url = endpoint.url(reference, &format!("manifests/{}", reference.manifest_name()))?;
+        if let Some(expected) = reference.digest.filter(|expected| *expected != digest) {
+            return Err(RegistryError::WrongDigest { url: redacted(&url), expected, actual: digest });
+        }
+        let media = HeaderValue::from_str(media_type).map_err(|_| RegistryError::MediaType {
+            reference: reference.familiar(),
+            media_type: super::error::tidy(media_type),
+        })?;
+        let call = Call { idempotent: true, ..Call::push(&endpoint, reference, Method::PUT, url) };
+        let call = Call { body: bytes.to_vec(), ..call.header(CONTENT_TYPE, media) };
+        let response = self.exchange(&call).await?;
+        if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
+            return Err(self.refusal(&call, response).await);
+        }
+        let header = HeaderName::from_static("docker-content-digest");
+        let stated =
+            response.headers().get(header).and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
+        match stated {
+            Some(actual) if actual != digest => {
+                Err(RegistryError::WrongDigest { url: redacted(&call.url), expected: digest, actual })
+            }
+            _ => Ok(digest),
+        }
+    }
+}
+
+/// A part of a blob on its way.
+struct Piece<'a> {
+    offset: u64,
+    length: u64,
+    descriptor: &'a Descriptor,
+    source: &'a dyn BlobSource,
+    options: &'a PushOptions<'a>,
+}
+
+impl Piece<'_> {
+    fn report(&self, sent: u64) {
+        if let Some(progress) = self.options.progress {
+            progress(self.offset + sent);
+        }
+    }
+
+    fn check(&self, read: u64) -> Result<(), RegistryError> {
+        if read == self.length {
+            return Ok(());
+        }
+        Err(RegistryError::ShortSource {
+            digest: self.descriptor.digest,
+            size: self.descriptor.size,
+            actual: self.offset + read,
+        })
+    }
+}
+
+fn passing(
+    answer: Result<Response, crate::net::NetError>,
+) -> Result<Result<Response, RegistryError>, RegistryError> {
+    match answer {
+        Err(error) if error.is_temporary() => Ok(Err(error.into())),
+        Err(error) => Err(error.into()),
+        Ok(response) => Ok(Ok(response)),
+    }
+}
+
+/// The pieces that the pushing thread reads, as a request body.
+struct Chunks(mpsc::Receiver<io::Result<Vec<u8>>>);
+
+impl futures_core::Stream for Chunks {
+    type Item = io::Result<Vec<u8>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+fn location(base: &Url, response: &Response) -> Result<Url, RegistryError> {
+    let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    text.and_then(|text| base.join(text).ok())
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
+        .ok_or_else(|| RegistryError::NoLocation(redacted(base)))
+}
+
+fn with_digest(mut url: Url, digest: &Digest) -> Url {
+    url.query_pairs_mut().append_pair("digest", &digest.to_string());
+    url
+}
