@@ -3,7 +3,10 @@
 //! Rooms import downwards only; `tests/layering.rs` enforces it and docs/architecture.md draws it.
 
 pub mod base;
+pub mod cli;
+pub mod export;
 pub mod image;
 pub mod layer;
 pub mod plan;
 pub mod sys;
+pub mod ui;
