@@ -4,9 +4,12 @@
 
 pub mod base;
 pub mod context;
+pub mod cli;
+pub mod export;
 pub mod image;
 pub mod layer;
 pub mod plan;
 pub mod net;
 pub mod registry;
 pub mod sys;
+pub mod ui;

@@ -3,4 +3,6 @@
 pub mod archive;
 pub mod assemble;
 pub mod layers;
+//! Where results go.
+
 pub mod spec;

@@ -1,0 +1,391 @@
+//! Values of `--output`: where a result goes and in which form (cli.md 2.3).
+//!
+//! Invariants:
+//! - parsing is pure: whether stdout is a terminal comes in through [`OutputSpec::check_destination`];
+//! - a parsed [`OutputSpec`] holds no key that its type does not have;
+//! - keys that only other builders need are accepted and listed in [`OutputSpec::ignored`], never dropped silently.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::image::reference::{Reference, ReferenceError};
+
+use annotation::{Annotation, AnnotationError};
+use attributes::AttributeError;
+
+pub mod annotation;
+pub mod attributes;
+
+/// What kind of result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// The files of the result, in a directory.
+    Local,
+    /// The files of the result, as an archive.
+    Tar,
+    /// An OCI image layout.
+    Oci,
+    /// An archive that `docker load` takes; without destination it is loaded at once.
+    Docker,
+    /// An image in the store, pushed when [`OutputSpec::push`] is set (`type=registry` sets it).
+    Image,
+    /// Nothing but the cache.
+    CacheOnly,
+}
+
+/// Where a result is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output (`dest=-`).
+    Stdout,
+    /// A file or a directory.
+    Path(PathBuf),
+}
+
+/// How layers are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    Uncompressed,
+    /// gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+/// One `--output`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// What kind.
+    pub kind: OutputKind,
+    /// `dest`.
+    pub destination: Option<Destination>,
+    /// `name`: images are tagged with these.
+    pub names: Vec<Reference>,
+    /// `tar` of `type=oci`: an archive (default) or a directory.
+    pub archive: bool,
+    /// `push`.
+    pub push: bool,
+    /// `push-by-digest`: push without a tag.
+    pub push_by_digest: bool,
+    /// `registry.insecure`: plain http, or any certificate.
+    pub insecure: bool,
+    /// `compression`; `None` leaves the choice to the exporter.
+    pub compression: Option<Compression>,
+    /// `compression-level`; within the range of `compression`, of gzip when that is `None`.
+    pub compression_level: Option<u32>,
+    /// `force-compression`: layers of the base are compressed anew.
+    pub force_compression: bool,
+    /// `oci-mediatypes`; `None` is the exporter's default.
+    pub oci_media_types: Option<bool>,
+    /// `rewrite-timestamp`; `None` is kiln's default.
+    pub rewrite_timestamp: Option<bool>,
+    /// `source-date-epoch`, in seconds; `None` takes the build's.
+    pub source_date_epoch: Option<u64>,
+    /// `platform-split`: one directory per platform; `None` splits when there are several.
+    pub platform_split: Option<bool>,
+    /// `annotation*`.
+    pub annotations: Vec<Annotation>,
+    /// Keys that were given and have no effect in kiln.
+    pub ignored: Vec<String>,
+}
+
+/// Why a text is not an output.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum OutputError {
+    /// Bad attributes.
+    #[error(transparent)]
+    Attribute(#[from] AttributeError),
+    /// No `type`.
+    #[error("`{0}` has no type; write type=oci, docker, local, tar, image, registry or cacheonly")]
+    NoType(String),
+    /// An unknown type.
+    #[error(
+        "unknown output type `{kind}`{}; use oci, docker, local, tar, image, registry or cacheonly",
+        .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default()
+    )]
+    Type {
+        /// The type.
+        kind: String,
+        /// The most similar one.
+        meant: Option<&'static str>,
+    },
+    /// No destination.
+    #[error("type={0} needs a destination; write type={0},dest=PATH")]
+    NoDestination(OutputKind),
+    /// Bytes for a terminal.
+    #[error("type={0} would write an archive to the terminal; write type={0},dest=FILE or redirect the output")]
+    Terminal(OutputKind),
+    /// A directory cannot go to stdout.
+    #[error("{0} writes a directory and cannot go to standard output; name one with dest=PATH")]
+    DirectoryToStdout(&'static str),
+    /// An unknown compression.
+    #[error("unknown compression `{0}`; use gzip, zstd or uncompressed")]
+    Compression(String),
+    /// A level out of range.
+    #[error("compression-level `{value}` is not a number from 0 to {max}")]
+    Level {
+        /// The level.
+        value: String,
+        /// The largest one.
+        max: u32,
+    },
+    /// A level without effect.
+    #[error("compression-level needs compression=gzip or compression=zstd")]
+    LevelAlone,
+    /// Not a number of seconds.
+    #[error("source-date-epoch `{0}` is not a number of seconds since 1970")]
+    Epoch(String),
+    /// A mode of `type=local` that is not there.
+    #[error("mode `{0}` is not supported for type=local; only mode=copy is")]
+    Mode(String),
+    /// A bad name.
+    #[error(transparent)]
+    Name(#[from] ReferenceError),
+    /// A bad annotation.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+}
+
+const TYPES: [&str; 7] = ["oci", "docker", "local", "tar", "image", "registry", "cacheonly"];
+
+/// Keys of every type that makes an image.
+const IMAGE_KEYS: [&str; 9] = [
+    "name",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "rewrite-timestamp",
+    "source-date-epoch",
+    "annotation.KEY",
+    "annotation-index.KEY",
+];
+
+/// Keys of buildx that have no effect in kiln: there is no daemon's store to unpack into, no attestation and one
+/// version of the format.
+const IGNORED_KEYS: [&str; 11] = [
+    "attestation-inline",
+    "attestation-prefix",
+    "compatibility-version",
+    "context",
+    "danging-name-empty-only",
+    "dangling-name-prefix",
+    "name-canonical",
+    "oci-artifact",
+    "prefer-nondist-layers",
+    "store",
+    "unpack",
+];
+
+impl OutputKind {
+    fn keys(self) -> Vec<&'static str> {
+        let own: &[&str] = match self {
+            Self::Local => &["dest", "platform-split", "mode"],
+            Self::Tar => &["dest", "platform-split"],
+            Self::Oci => &["dest", "tar"],
+            Self::Docker => &["dest"],
+            Self::Image => &["push", "push-by-digest", "registry.insecure"],
+            Self::CacheOnly => &[],
+        };
+        let image: &[&str] = if self.is_image() { &IMAGE_KEYS } else { &[] };
+        [&["type"], own, image].concat()
+    }
+
+    /// True when the result is an image rather than files.
+    pub fn is_image(self) -> bool {
+        matches!(self, Self::Oci | Self::Docker | Self::Image)
+    }
+}
+
+impl fmt::Display for OutputKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Tar => "tar",
+            Self::Oci => "oci",
+            Self::Docker => "docker",
+            Self::Image => "image",
+            Self::CacheOnly => "cacheonly",
+        })
+    }
+}
+
+impl OutputSpec {
+    /// An output of this kind with nothing else said.
+    pub fn new(kind: OutputKind) -> Self {
+        Self {
+            kind,
+            destination: None,
+            names: Vec::new(),
+            archive: true,
+            push: false,
+            push_by_digest: false,
+            insecure: false,
+            compression: None,
+            compression_level: None,
+            force_compression: false,
+            oci_media_types: None,
+            rewrite_timestamp: None,
+            source_date_epoch: None,
+            platform_split: None,
+            annotations: Vec::new(),
+            ignored: Vec::new(),
+        }
+    }
+
+    /// Parses the value of `--output`: attributes, or a directory, or `-` for an archive on stdout.
+    pub fn parse(text: &str) -> Result<Self, OutputError> {
+        let fields = attributes::fields(text)?;
+        if let [only] = fields.as_slice()
+            && !only.starts_with("type=")
+            && !only.contains('=')
+        {
+            let (kind, destination) = match only.as_str() {
+                "-" => (OutputKind::Tar, Destination::Stdout),
+                path => (OutputKind::Local, Destination::Path(path.into())),
+            };
+            return Ok(Self { destination: Some(destination), ..Self::new(kind) });
+        }
+        let pairs = attributes::pairs(text)?;
+        let given = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+        let kind = given("type").ok_or_else(|| OutputError::NoType(text.to_owned()))?;
+        let mut spec = Self::of_type(kind)?;
+        let mut seen: Vec<&str> = Vec::new();
+        for (key, value) in &pairs {
+            if seen.contains(&key.as_str()) {
+                return Err(AttributeError::Twice(key.clone()).into());
+            }
+            seen.push(key);
+            spec.set(key, value)?;
+        }
+        if let Some(level) = given("compression-level") {
+            spec.set_level(level)?;
+        }
+        spec.check_form()?;
+        Ok(spec)
+    }
+
+    /// Checks that there is a destination where one is needed and that no archive goes to a terminal.
+    pub fn check_destination(&self, stdout_is_terminal: bool) -> Result<(), OutputError> {
+        let to_stdout = match (&self.destination, self.kind) {
+            (Some(Destination::Stdout), _) => true,
+            // buildx sends these to stdout when no file is named.
+            (None, OutputKind::Oci | OutputKind::Tar) => true,
+            _ => false,
+        };
+        if to_stdout && stdout_is_terminal { Err(OutputError::Terminal(self.kind)) } else { Ok(()) }
+    }
+
+    /// True when the result is written to stdout, so that nothing else may be.
+    pub fn writes_to_stdout(&self) -> bool {
+        match &self.destination {
+            Some(destination) => *destination == Destination::Stdout,
+            None => matches!(self.kind, OutputKind::Oci | OutputKind::Tar),
+        }
+    }
+
+    fn of_type(kind: &str) -> Result<Self, OutputError> {
+        Ok(match kind {
+            "local" => Self::new(OutputKind::Local),
+            "tar" => Self::new(OutputKind::Tar),
+            "oci" => Self::new(OutputKind::Oci),
+            "docker" => Self::new(OutputKind::Docker),
+            "image" => Self::new(OutputKind::Image),
+            "registry" => Self { push: true, ..Self::new(OutputKind::Image) },
+            "cacheonly" => Self::new(OutputKind::CacheOnly),
+            other => {
+                let meant = attributes::closest(other, TYPES);
+                return Err(OutputError::Type { kind: other.to_owned(), meant });
+            }
+        })
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), OutputError> {
+        if IGNORED_KEYS.contains(&key) {
+            self.ignored.push(key.to_owned());
+            return Ok(());
+        }
+        if self.kind.is_image()
+            && let Some(annotation) = annotation::parse_attribute(key, value)
+        {
+            self.annotations.push(annotation?);
+            return Ok(());
+        }
+        let known = self.kind.keys();
+        if !known.contains(&key) {
+            return Err(attributes::unknown(key, &known).into());
+        }
+        let boolean = || attributes::boolean(key, value);
+        match key {
+            "dest" if value.is_empty() => return Err(OutputError::NoDestination(self.kind)),
+            "dest" => self.destination = Some(destination(value)),
+            "name" => {
+                self.names = value
+                    .split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(str::parse)
+                    .collect::<Result<_, ReferenceError>>()?;
+            }
+            "tar" => self.archive = boolean()?,
+            "push" => self.push = boolean()?,
+            "push-by-digest" => self.push_by_digest = boolean()?,
+            "registry.insecure" => self.insecure = boolean()?,
+            "compression" => self.compression = Some(compression(value)?),
+            "force-compression" => self.force_compression = boolean()?,
+            "oci-mediatypes" => self.oci_media_types = Some(boolean()?),
+            "rewrite-timestamp" => self.rewrite_timestamp = Some(boolean()?),
+            "source-date-epoch" => {
+                let seconds = value.parse().map_err(|_| OutputError::Epoch(value.to_owned()))?;
+                self.source_date_epoch = Some(seconds);
+            }
+            "platform-split" => self.platform_split = Some(boolean()?),
+            "mode" if value != "copy" => return Err(OutputError::Mode(value.to_owned())),
+            // `type` is read first, and `compression-level` last.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_level(&mut self, value: &str) -> Result<(), OutputError> {
+        let max = match self.compression {
+            // gzip is what buildx takes when nothing is said.
+            Some(Compression::Gzip) | None => 9,
+            Some(Compression::Zstd) => 22,
+            Some(Compression::Uncompressed) => return Err(OutputError::LevelAlone),
+        };
+        let level = value.parse().ok().filter(|level| *level <= max);
+        self.compression_level =
+            Some(level.ok_or_else(|| OutputError::Level { value: value.to_owned(), max })?);
+        Ok(())
+    }
+
+    fn check_form(&self) -> Result<(), OutputError> {
+        match (self.kind, &self.destination) {
+            (OutputKind::Local, None) => Err(OutputError::NoDestination(self.kind)),
+            (OutputKind::Local, Some(Destination::Stdout)) => {
+                Err(OutputError::DirectoryToStdout("type=local"))
+            }
+            (OutputKind::Oci, None | Some(Destination::Stdout)) if !self.archive => {
+                Err(OutputError::DirectoryToStdout("type=oci,tar=false"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn destination(value: &str) -> Destination {
+    if value == "-" { Destination::Stdout } else { Destination::Path(value.into()) }
+}
+
+fn compression(value: &str) -> Result<Compression, OutputError> {
+    match value {
+        "gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        "uncompressed" => Ok(Compression::Uncompressed),
+        other => Err(OutputError::Compression(other.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! What the terminal behind a stream can do.
+//!
+//! Invariants: nothing here is cached, so that a resize is seen at once.
+
+use std::io::IsTerminal as _;
+
+/// Columns and rows of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Columns.
+    pub columns: usize,
+    /// Rows.
+    pub rows: usize,
+}
+
+/// Assumed when the terminal does not say.
+pub const DEFAULT_SIZE: Size = Size { columns: 80, rows: 24 };
+
+/// True when stderr is a terminal.
+pub fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// True when stdout is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Size of the terminal at stderr; [`DEFAULT_SIZE`] when there is none or it does not know.
+pub fn stderr_size() -> Size {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+            Size { columns: usize::from(size.ws_col), rows: usize::from(size.ws_row) }
+        }
+        _ => DEFAULT_SIZE,
+    }
+}
+
+/// True when the terminal at stderr understands cursor movement.
+pub fn stderr_can_redraw() -> bool {
+    stderr_is_terminal() && !matches!(std::env::var("TERM").as_deref(), Ok("" | "dumb") | Err(_))
+}
+
+/// True when stderr should be coloured: a capable terminal, and `NO_COLOR` unset or empty (no-color.org).
+pub fn stderr_colour() -> bool {
+    stderr_can_redraw() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
