@@ -5,4 +5,5 @@
 pub mod base;
 pub mod image;
 pub mod layer;
+pub mod sandbox;
 pub mod sys;
