@@ -11,5 +11,6 @@ pub mod layer;
 pub mod plan;
 pub mod net;
 pub mod registry;
+pub mod sandbox;
 pub mod sys;
 pub mod ui;

@@ -15,3 +15,7 @@ mod mounts;
 pub mod runner;
 pub mod spec;
 pub mod zygote;
+//! One RUN: its namespaces, file systems, limits, policy and network.
+
+pub mod net;
+pub mod seccomp;

@@ -7,3 +7,9 @@ pub mod process;
 pub mod rootdir;
 pub mod signals;
 pub mod userns;
+//! The only room with `unsafe` and raw system calls.
+
+pub mod capability;
+pub mod netlink;
+pub mod nft;
+pub mod seccomp;
