@@ -13,3 +13,4 @@ pub mod capability;
 pub mod netlink;
 pub mod nft;
 pub mod seccomp;
+pub mod xattr;
