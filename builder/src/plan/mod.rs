@@ -17,6 +17,8 @@ mod remote;
 mod site;
 mod sources;
 mod stages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 

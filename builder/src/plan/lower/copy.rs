@@ -130,8 +130,12 @@ impl Lowering<'_, '_> {
             check_checksum(checksum, &sources, verb)
                 .map_err(|message| self.site.error(word.span, message))?;
         }
-        let several = copy.sources.len() + copy.heredocs.len() > 1;
-        if several && !destination.ends_with('/') && !destination.ends_with("/.") && destination != "." {
+        // Of several sources all but one may be wildcards: those may match nothing. BuildKit lets this through and keeps
+        // the last source only; the Dockerfile reference forbids it.
+        let literal =
+            sources.iter().filter(|(_, source)| !has_wildcard(source)).count() + copy.heredocs.len();
+        let directory = destination.ends_with('/') || destination.ends_with("/.") || destination == ".";
+        if literal > 1 && !directory {
             let message = format!(
                 "When using {} with more than one source file, the destination must be a directory and end with a /",
                 verb.keyword()
@@ -269,6 +273,19 @@ fn check_checksum(checksum: &str, sources: &[(&Word, String)], verb: Verb) -> Re
             hex.then_some(()).ok_or_else(message)
         }
     }
+}
+
+/// Whether a source is a pattern.
+fn has_wildcard(source: &str) -> bool {
+    let mut chars = source.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '*' | '?' | '[' => return true,
+            '\\' => drop(chars.next()),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whether `--chown` needs no passwd or group file.
