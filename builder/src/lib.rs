@@ -3,14 +3,18 @@
 //! Rooms import downwards only; `tests/layering.rs` enforces it and docs/architecture.md draws it.
 
 pub mod base;
-pub mod context;
 pub mod cli;
-pub mod export;
+pub mod context;
+pub mod export { pub mod spec; }
 pub mod image;
 pub mod layer;
-pub mod plan;
 pub mod net;
+//pub mod ops;
+pub mod plan;
 pub mod registry;
 pub mod sandbox;
+pub mod snapshot;
+//pub mod solve;
+pub mod store;
 pub mod sys;
 pub mod ui;

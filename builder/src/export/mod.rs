@@ -3,6 +3,3 @@
 pub mod archive;
 pub mod assemble;
 pub mod layers;
-//! Where results go.
-
-pub mod spec;

@@ -20,7 +20,8 @@ use super::net::{self, NetworkMode};
 use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
 use crate::snapshot::accounts::{self, ResolvedUser};
 use crate::sys::rootdir::RootDir;
-use crate::sys::seccomp::SeccompProgram;
+use crate::sys::capability::CapabilitySet;
+use crate::sys::seccomp::Program;
 use crate::sys::{capability, message, process, seccomp, signals, userns};
 
 /// Why the command could not be started.
@@ -56,7 +57,7 @@ pub(super) struct Descriptors {
 }
 
 /// Sets everything up and becomes the command. Reports and exits on failure.
-pub(super) fn run(spec: &SandboxSpec, fds: &Descriptors, filter: &SeccompProgram) -> ! {
+pub(super) fn run(spec: &SandboxSpec, fds: &Descriptors, filter: &Program) -> ! {
     let Err(Failed(failure)) = start(spec, fds, filter);
     let code = failure.code;
     let _ = report(&fds.report, &Report::SetupFailed(failure), &[]);
@@ -67,7 +68,7 @@ fn report(socket: &OwnedFd, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Resu
     message::send(socket.as_fd(), &serde_json::to_vec(report)?, fds)
 }
 
-fn start(spec: &SandboxSpec, fds: &Descriptors, filter: &SeccompProgram) -> Result<std::convert::Infallible, Failed> {
+fn start(spec: &SandboxSpec, fds: &Descriptors, filter: &Program) -> Result<std::convert::Infallible, Failed> {
     // A message means that the maps are there; a closed socket, that writing them failed.
     match message::receive(&fds.go).step("wait for the user namespace's ids")? {
         Some(_) => {}
@@ -141,10 +142,10 @@ fn working_directory(root: &RootDir, path: &str, user: &ResolvedUser) -> Result<
     .map_err(|e| Failed::user("make the working directory", e, 1))
 }
 
-fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &SeccompProgram) -> Result<(), Failed> {
+fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Result<(), Failed> {
     if !spec.insecure {
         seccomp::install(filter).map_err(|e| Failed::new("install the seccomp filter", &e))?;
-        capability::drop_bounding(capability::DOCKER_DEFAULT).step("drop capabilities")?;
+        capability::drop_bounding_to(CapabilitySet::DEFAULT).map_err(|e| Failed::new("drop capabilities", &e))?;
     }
     let groups: Vec<Gid> = user.supplementary.iter().map(|gid| Gid::from_raw(*gid)).collect();
     // With a single-id map setgroups is denied; there is nothing to set then.
@@ -164,7 +165,7 @@ fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &SeccompProgram) 
     set_thread_res_gid(gid, gid, gid).map_err(|e| unmapped("group", user.gid, e))?;
     set_thread_res_uid(uid, uid, uid).map_err(|e| unmapped("user", user.uid, e))?;
     if !spec.insecure && user.uid == 0 {
-        capability::limit_to(capability::DOCKER_DEFAULT).step("limit capabilities")?;
+        capability::limit_to(CapabilitySet::DEFAULT).map_err(|e| Failed::new("limit capabilities", &e))?;
     }
     Ok(())
 }

@@ -12,10 +12,8 @@
 
 mod child;
 mod mounts;
+pub mod net;
 pub mod runner;
+pub mod seccomp;
 pub mod spec;
 pub mod zygote;
-//! One RUN: its namespaces, file systems, limits, policy and network.
-
-pub mod net;
-pub mod seccomp;

@@ -263,7 +263,7 @@ impl Follow {
             Report::Network => {
                 let channels = Channels::from_fds(fds).map_err(SandboxError::Network)?;
                 let policy = self.policy.take().unwrap_or_default();
-                self.proxy = Some(Proxy::start(channels, policy));
+                self.proxy = Some(Proxy::start(channels, policy).map_err(SandboxError::Network)?);
             }
             Report::Sockets => self.served.push(sockets(fds)),
             Report::MadeMountPoints(paths) => self.made.extend(paths),

@@ -24,7 +24,7 @@ use super::seccomp;
 use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::process::{Cloned, clone_into_namespaces, exit_now};
-use crate::sys::seccomp::SeccompProgram;
+use crate::sys::seccomp::Program;
 use crate::sys::userns::{self, IdMap};
 use crate::sys::{message, process};
 
@@ -173,7 +173,7 @@ fn send(socket: &OwnedFd, report: &Report) {
     }
 }
 
-fn start(fds: Vec<OwnedFd>, filter: &SeccompProgram) -> Option<Child> {
+fn start(fds: Vec<OwnedFd>, filter: &Program) -> Option<Child> {
     let mut fds = fds.into_iter();
     let (spec, report) = (fds.next()?, fds.next()?);
     let stdio = [fds.next()?, fds.next()?, fds.next()?];
@@ -197,7 +197,7 @@ fn clone(
     spec: OwnedFd,
     report: &OwnedFd,
     stdio: [OwnedFd; 3],
-    filter: &SeccompProgram,
+    filter: &Program,
 ) -> io::Result<(Pid, OwnedFd)> {
     let spec: SandboxSpec = serde_json::from_reader(io::BufReader::new(std::fs::File::from(spec)))?;
     let (ours, go) = message::pair()?;

@@ -4,4 +4,5 @@
 //! mount of it or straight into it; [`overlay::Snapshots::commit`] gives it a row, after which it never changes and
 //! may serve as a lower. What was begun and not committed is garbage.
 
+pub mod accounts;
 pub mod overlay;
