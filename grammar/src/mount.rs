@@ -366,9 +366,15 @@ fn kind(value: &str) -> Result<Type, MountError> {
         "secret" => Ok(Type::Secret),
         "ssh" => Ok(Type::Ssh),
         other => {
-            Err(MountError::new(format!("unsupported mount type {value:?}")).with_suggestion(other, TYPES))
+            let error = MountError::new(format!("unsupported mount type {value:?}"));
+            let near = error.with_suggestion(other, TYPES);
+            Err(MountError { hint: near.hint.or_else(|| Some(one_of(&TYPES))), ..near })
         }
     }
+}
+
+fn one_of(words: &[&str]) -> String {
+    format!("use one of: {}", words.join(", "))
 }
 
 fn sharing(value: &str) -> Result<Sharing, MountError> {
@@ -379,7 +385,7 @@ fn sharing(value: &str) -> Result<Sharing, MountError> {
         other => {
             let error = MountError::new(format!("unsupported sharing value {value:?}"));
             let near = error.with_suggestion(other, SHARINGS);
-            Err(MountError { hint: near.hint.or(Some("use shared, private or locked".to_string())), ..near })
+            Err(MountError { hint: near.hint.or_else(|| Some(one_of(&SHARINGS))), ..near })
         }
     }
 }
