@@ -103,7 +103,7 @@ impl FromStr for Platform {
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         let parts: Vec<&str> = text.split('/').collect();
-        if !parts.iter().all(|p| ok(&p)) {
+        if !parts.iter().all(ok) {
             return Err(PlatformError(text.to_owned()));
         }
         match parts[..] {

@@ -70,7 +70,8 @@ impl FromStr for Reference {
         let path =
             if registry == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
         let host_ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-        if registry.is_empty() || !registry.bytes().all(host_ok) {
+        let edges_ok = !registry.starts_with(['.', '-', ':']) && !registry.contains("..");
+        if registry.is_empty() || !registry.bytes().all(host_ok) || !edges_ok {
             return Err(fail("has a malformed registry host"));
         }
         if path.chars().any(char::is_uppercase) {

@@ -4,6 +4,7 @@
 //! errors); every wait is bounded by [`MAX_DELAY`], whatever a server asks for.
 
 use std::error::Error as StdError;
+use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::StatusCode;
@@ -19,39 +20,63 @@ pub(crate) fn is_temporary_status(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
+/// Why trying again would not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    Certificate,
+    NotTls,
+    UnknownHost,
+    Refused,
+}
+
 impl NetError {
     /// True when the same request may succeed a little later.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Request { source, .. } => !source.is_builder() && !is_lasting(source),
+            Self::Request { source, .. } => !source.is_builder() && lasting(source).is_none(),
             _ => false,
         }
     }
+
+    /// What the user can do, one line, where there is something.
+    pub fn hint(&self) -> Option<&'static str> {
+        let Self::Request { source, .. } = self else { return None };
+        Some(match lasting(source)? {
+            Lasting::Certificate => {
+                "the server's certificate is not trusted: name the CA that signed it, or name the registry insecure"
+            }
+            Lasting::NotTls => "the server does not speak TLS: name the registry insecure to use plain http",
+            Lasting::UnknownHost => "no such host is known: check its name and the DNS settings",
+            Lasting::Refused => "nothing answers at this address: check host and port",
+        })
+    }
 }
 
-/// Bad certificates, host names that do not exist, and connections that nobody accepts.
-fn is_lasting(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if error.downcast_ref::<rustls::Error>().is_some() {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            if error.kind() == std::io::ErrorKind::ConnectionRefused {
-                return true;
+/// Looks through an error and everything it wraps.
+fn lasting(error: &(dyn StdError + 'static)) -> Option<Lasting> {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return match error {
+            rustls::Error::InvalidMessage(_) => Some(Lasting::NotTls),
+            rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
+                Some(Lasting::Certificate)
             }
-            // `io::Error` hides what it wraps from `source`, so look inside.
-            if error.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some()) {
-                return true;
-            }
-            // getaddrinfo's codes do not survive in std's error; EAI_AGAIN has another text.
-            if error.to_string().contains("Name or service not known") {
-                return true;
-            }
-        }
-        cause = error.source();
+            _ => None,
+        };
     }
-    false
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        // `io::Error` hides what it wraps from `source`, so look inside.
+        if let Some(found) = error.get_ref().and_then(|inner| lasting(inner)) {
+            return Some(found);
+        }
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            return Some(Lasting::Refused);
+        }
+        // getaddrinfo's codes do not survive in std's error; EAI_AGAIN has another text.
+        if error.to_string().contains("Name or service not known") {
+            return Some(Lasting::UnknownHost);
+        }
+    }
+    lasting(error.source()?)
 }
 
 /// The pause before retry number `attempt` (from 0).
@@ -82,6 +107,15 @@ mod tests {
         assert_eq!(delay(&options, 2, None), Duration::from_secs(4));
         assert_eq!(delay(&options, 40, None), MAX_DELAY);
         assert_eq!(delay(&options, 0, Some(Duration::from_secs(9999))), MAX_DELAY);
+    }
+
+    #[test]
+    fn lasting_causes_are_found_wherever_they_are() {
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, unknown));
+        assert_eq!(lasting(&wrapped), Some(Lasting::Certificate));
+        assert_eq!(lasting(&io::Error::from(io::ErrorKind::ConnectionRefused)), Some(Lasting::Refused));
+        assert_eq!(lasting(&io::Error::from(io::ErrorKind::ConnectionReset)), None);
     }
 
     #[test]

@@ -238,6 +238,7 @@ impl RegistryError {
                     ),
                 })
             }
+            Self::Net(error) => error.hint().map(str::to_owned),
             Self::NotFound { .. } => Some("check the spelling of the name and the tag".to_owned()),
             Self::NoPlatform { .. } => Some("choose one of these with `--platform`".to_owned()),
             Self::Status { status: 429, .. } => {

@@ -3,7 +3,9 @@
 //! Invariants: an upload that broke starts again in a new session, and never longer than [`BlobSource`] can be read
 //! again; the registry is told the digest and has to agree; the token may run out at any point in between.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -32,16 +34,20 @@ pub trait BlobSource {
     fn open(&self, offset: u64) -> io::Result<Box<dyn Read>>;
 }
 
-impl BlobSource for [u8] {
+/// A blob in memory.
+impl BlobSource for Vec<u8> {
     fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
-        Ok(Box::new(io::Cursor::new(self[start..].to_vec())))
+        let rest = usize::try_from(offset).ok().and_then(|start| self.get(start..)).unwrap_or_default();
+        Ok(Box::new(io::Cursor::new(rest.to_vec())))
     }
 }
 
-impl BlobSource for Vec<u8> {
+/// A file that holds the blob.
+impl BlobSource for PathBuf {
     fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
-        self.as_slice().open(offset)
+        let mut file = File::open(self)?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Box::new(file))
     }
 }
 
@@ -329,10 +335,8 @@ impl Inner {
             sent += count as u64;
             piece.report(sent);
         }
-        if let Err(error) = piece.check(sent) {
-            // Dropping the request breaks the connection, so that the registry does not take the part for the whole.
-            return Err(error);
-        }
+        // Dropping the request breaks the connection, so that the registry does not take the part for the whole.
+        piece.check(sent)?;
         drop(sender);
         passing(request.await)
     }

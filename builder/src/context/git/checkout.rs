@@ -89,6 +89,18 @@ fn enter(root: &Path, path: &Path) -> io::Result<PathBuf> {
     Ok(place)
 }
 
+/// The remote without secrets, which the image would keep: any password, and the user of http URLs, which is often a
+/// token. The user of an ssh URL is part of the address.
+fn origin(remote: &str) -> String {
+    let Ok(mut url) = reqwest::Url::parse(remote) else { return remote.to_owned() };
+    // Both fail only for URLs without a host, which have no credentials either.
+    let _ = url.set_password(None);
+    if matches!(url.scheme(), "http" | "https") {
+        let _ = url.set_username("");
+    }
+    url.into()
+}
+
 fn move_entries(from: &Path, to: &Path) -> Result<(), GitError> {
     for entry in fs::read_dir(from).map_err(io_error("read", from))? {
         let entry = entry.map_err(io_error("read", from))?;
@@ -200,8 +212,7 @@ impl Repository<'_> {
         let arguments = ["init", "--quiet", "--template=", &object_format, "--", &shown];
         self.checked("check out", &Invocation::default(), &arguments)?;
         let call = || Invocation { directory: Some(tree), ..Invocation::default() };
-        // Without the user and password that the URL may hold: the image would keep them.
-        let origin = self.reference.shown();
+        let origin = origin(&self.reference.remote);
         self.checked("check out", &call(), &["remote", "add", "--", "origin", &origin])?;
 
         let target = match resolved.ref_name.as_deref() {
@@ -267,5 +278,29 @@ impl Repository<'_> {
         let call = Invocation { directory: Some(tree), ..Invocation::default() };
         self.checked("check out", &call, &["read-tree", commit])?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn origins_have_no_secrets() {
+        for (remote, expected) in [
+            ("https://token:x@h/r.git", "https://h/r.git"),
+            ("ssh://git:pw@h/r.git", "ssh://git@h/r.git"),
+            ("git@h:r.git", "git@h:r.git"),
+        ] {
+            assert_eq!(origin(remote), expected);
+        }
+    }
+
+    #[test]
+    fn folders_stay_inside() {
+        for (text, expected) in [("../../a", "a"), ("/a/../b/", "b"), ("./", ""), ("a/./b", "a/b")] {
+            let reference = GitRef { subdir: Some(text.to_owned()), ..GitRef::default() };
+            assert_eq!(subdir(&reference), Path::new(expected), "{text}");
+        }
     }
 }

@@ -70,10 +70,10 @@ impl<'a> Repository<'a> {
         let plain =
             |commit: &str| Resolved { commit: commit.to_ascii_lowercase(), tag_object: None, ref_name: None };
         let reference = self.reference;
-        if let (Some(true), Some(commit)) = (reference.fetch_by_commit, &reference.checksum) {
-            if is_full_commit(commit) {
-                return Ok(plain(commit));
-            }
+        if let (Some(true), Some(commit)) = (reference.fetch_by_commit, &reference.checksum)
+            && is_full_commit(commit)
+        {
+            return Ok(plain(commit));
         }
         match &reference.reference {
             Some(name) if is_full_commit(name) => Ok(plain(name)),

@@ -238,10 +238,9 @@ fn upload(
     }
     if let Some(start) =
         request.header("content-range").and_then(|r| r.split_once('-')?.0.parse::<usize>().ok())
+        && start != data.len()
     {
-        if start != data.len() {
-            return Reply::new(416, "").header("Range", range(data));
-        }
+        return Reply::new(416, "").header("Range", range(data));
     }
     data.extend_from_slice(&request.body);
     if request.method == "PATCH" {

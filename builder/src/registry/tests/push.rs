@@ -14,10 +14,10 @@ fn descriptor(bytes: &[u8]) -> Descriptor {
 
 fn push(
     registry: &FakeRegistry,
-    bytes: &Vec<u8>,
+    bytes: &[u8],
     options: &PushOptions<'_>,
 ) -> Result<BlobOutcome, RegistryError> {
-    client().push_blob(&registry.reference("x:1"), &descriptor(bytes), bytes, options)
+    client().push_blob(&registry.reference("x:1"), &descriptor(bytes), &bytes.to_vec(), options)
 }
 
 #[test]
@@ -38,12 +38,26 @@ fn small_and_large_blobs_and_a_manifest() {
 }
 
 #[test]
+fn files_are_pushed() {
+    let registry = FakeRegistry::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), large()).unwrap();
+    let source = file.path().to_owned();
+    for chunk_bytes in [None, Some(1_500_000)] {
+        let options = PushOptions { chunk_bytes, ..PushOptions::default() };
+        let reference = registry.reference("x:1");
+        client().push_blob(&reference, &descriptor(&large()), &source, &options).unwrap();
+        assert!(registry.blob(&Digest::of(&large())).unwrap() == large());
+    }
+}
+
+#[test]
 fn blobs_are_mounted() {
     let registry = FakeRegistry::start();
     registry.allow_mount(&Digest::of(b"there"));
     let options = PushOptions { mount_from: vec!["other".to_owned()], ..PushOptions::default() };
-    assert_eq!(push(&registry, &b"there".to_vec(), &options).unwrap(), BlobOutcome::Mounted);
-    assert_eq!(push(&registry, &b"nowhere".to_vec(), &options).unwrap(), BlobOutcome::Uploaded);
+    assert_eq!(push(&registry, b"there", &options).unwrap(), BlobOutcome::Mounted);
+    assert_eq!(push(&registry, b"nowhere", &options).unwrap(), BlobOutcome::Uploaded);
 }
 
 #[test]
@@ -111,7 +125,7 @@ fn refusals_are_told_without_the_session() {
         let body = r#"{"errors":[{"code":"DENIED","message":"quota used up"}]}"#;
         (request.method == "PUT").then(|| Reply::new(403, body))
     });
-    let error = push(&registry, &b"x".to_vec(), &PushOptions::default()).unwrap_err();
+    let error = push(&registry, b"x", &PushOptions::default()).unwrap_err();
     assert!(matches!(error, RegistryError::Denied { status: 403, .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("quota used up") && !text.contains("s3cret"), "{text}");
