@@ -182,7 +182,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Base::Image(name) = &stage.base {
-                names.push((name.clone(), own.clone()));
+                names.push((name.clone(), own));
             }
             let triggers = stage.triggers.iter().map(|trigger| &trigger.instruction);
             for instruction in triggers.chain(&stage.ast.instructions) {
@@ -190,7 +190,7 @@ impl Planner<'_> {
                 // What is wrong with a source has been or will be reported; here it is only not fetched.
                 for source in table.sources_of(instruction, &site).unwrap_or_default() {
                     if let Source::Image(name) = source {
-                        names.push((name, own.clone()));
+                        names.push((name, platform.clone()));
                     }
                 }
             }

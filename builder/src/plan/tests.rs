@@ -352,6 +352,27 @@ mod stages {
     }
 
     #[test]
+    fn images_that_are_read_are_for_the_target() {
+        let text =
+            "FROM --platform=linux/arm64 x\nCOPY --from=tool /t /t\nRUN --mount=from=other,target=/m t";
+        let plan = plain(text);
+        let platforms: Vec<String> = plan
+            .graph
+            .vertices
+            .iter()
+            .filter(|vertex| matches!(vertex.op, Op::Image(_)))
+            .map(|vertex| vertex.platform.to_string())
+            .collect();
+        assert_eq!(platforms, ["linux/arm64", "linux/amd64", "linux/amd64"]);
+        let run = plan.graph.vertices.iter().find(|vertex| matches!(vertex.op, Op::Run(_))).unwrap();
+        assert_eq!(run.platform.to_string(), "linux/arm64");
+        // The image says what was asked for; without --platform it says what the base is.
+        assert_eq!(plan.images[0].config.architecture, "amd64");
+        let implicit = PlanOptions { platforms: Vec::new(), ..amd64() };
+        assert_eq!(planned(text, &implicit).images[0].config.architecture, "arm64");
+    }
+
+    #[test]
     fn step_names() {
         let one = plain("FROM x\nENV A=b\nRUN make\nWORKDIR /$A/c\nCOPY $A /d");
         assert_eq!(

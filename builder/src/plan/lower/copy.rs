@@ -57,7 +57,7 @@ impl Lowering<'_, '_> {
         let words = self.copy_words(copy, verb)?;
         let name = self.step_name(&display(instruction, Some(&self.state.env)));
         let mut inputs = vec![self.state.files];
-        let mut sources = self.sources(copy, &words, verb, &name, &mut inputs)?;
+        let mut sources = self.sources(copy, &words, verb, &mut inputs)?;
         for heredoc in &copy.heredocs {
             let content = if heredoc.expand {
                 expand::heredoc_body(&heredoc.body, &self.state.env)
@@ -152,7 +152,6 @@ impl Lowering<'_, '_> {
         copy: &ast::Copy,
         words: &Expanded<'_>,
         verb: Verb,
-        name: &str,
         inputs: &mut Vec<VertexId>,
     ) -> Result<Vec<CopySource>, Diagnostic> {
         let mut from = None;
@@ -170,7 +169,7 @@ impl Lowering<'_, '_> {
                 SourceKind::Http => {
                     let checksum = words.checksum.as_ref().and_then(|text| text.parse::<Digest>().ok());
                     let op = Op::Http(HttpSpec { url: text.clone(), checksum });
-                    CopySource::Download { input: self.input(op, name, inputs) }
+                    CopySource::Download { input: self.input(op, text, inputs) }
                 }
                 SourceKind::Git => {
                     let op = Op::Git(GitSpec {
@@ -178,7 +177,7 @@ impl Lowering<'_, '_> {
                         keep_git_dir: copy.keep_git_dir,
                         checksum: words.checksum.clone(),
                     });
-                    CopySource::Path { input: self.input(op, name, inputs), path: "/".to_owned() }
+                    CopySource::Path { input: self.input(op, text, inputs), path: "/".to_owned() }
                 }
                 SourceKind::Path => {
                     let vertex = match from {
@@ -193,8 +192,9 @@ impl Lowering<'_, '_> {
     }
 
     /// A vertex for a download or checkout, as an input.
-    fn input(&mut self, op: Op, name: &str, inputs: &mut Vec<VertexId>) -> usize {
-        let vertex = self.add(op, Vec::new(), name.to_owned());
+    fn input(&mut self, op: Op, address: &str, inputs: &mut Vec<VertexId>) -> usize {
+        let platform = self.state.platform.clone();
+        let vertex = files::remote(self.session, op, address, &platform, &self.site);
         input_index(vertex, inputs)
     }
 
@@ -215,9 +215,9 @@ impl Lowering<'_, '_> {
             );
             return Err(site.error(word.span, message));
         }
-        match files::named_local(self.session, &source, &platform) {
+        match files::named_local(self.session, &source) {
             Some(local) => Ok(local),
-            None => files::from_source(self.session, &source, &platform, word.span, &site),
+            None => files::from_source(self.session, &source, word.span, &site),
         }
     }
 }

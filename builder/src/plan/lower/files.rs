@@ -52,7 +52,11 @@ fn from_name(
     name: &str,
 ) -> Result<StageState, Diagnostic> {
     let platform = entry.platform.clone().unwrap_or_else(|| session.target.clone());
-    let prefix = prefix(session, entry, &platform, 1, step_total(entry));
+    let prefix = if entry.replaced {
+        format!("[context {name}] ")
+    } else {
+        prefix(session, entry, &platform, 1, step_total(entry))
+    };
     let span = entry.ast.from.base.span;
     let site = Site::in_file(session.text, entry.ast.from.span);
     match session.sources.meaning(name, &platform) {
@@ -70,29 +74,29 @@ fn from_name(
     }
 }
 
-/// The file system that `--from` names.
+/// The file system that `--from` names. An image is taken for the target platform, whatever the platform of the stage
+/// that reads it, as BuildKit does.
 pub(super) fn from_source(
     session: &mut Session<'_>,
     source: &Source,
-    platform: &Platform,
     span: Span,
     site: &Site<'_>,
 ) -> Result<VertexId, Diagnostic> {
-    match source {
-        Source::Stage(index) => Ok(session
-            .done
-            .get(*index)
-            .and_then(Option::as_ref)
-            .expect("invariant: the caller has checked that the stage is done")
-            .files),
-        Source::Image(name) => match session.sources.meaning(name, platform) {
-            Meaning::Scratch => Ok(scratch(session, platform)),
-            Meaning::Files(context, kind) => context_files(session, &context, &kind, platform, site),
-            Meaning::Image(request) => {
-                let image = resolve(session, &request, name, span, site)?;
-                Ok(image_files(session, &image, platform, "", site))
-            }
-        },
+    let name = match source {
+        Source::Stage(index) => {
+            let stage = session.done.get(*index).and_then(Option::as_ref);
+            return Ok(stage.expect("invariant: the caller has checked that the stage is done").files);
+        }
+        Source::Image(name) => name,
+    };
+    let platform = session.target;
+    match session.sources.meaning(name, platform) {
+        Meaning::Scratch => Ok(scratch(session, platform)),
+        Meaning::Files(context, kind) => context_files(session, &context, &kind, platform, site),
+        Meaning::Image(request) => {
+            let image = resolve(session, &request, name, span, site)?;
+            Ok(image_files(session, &image, platform, "", site))
+        }
     }
 }
 
@@ -111,16 +115,24 @@ pub(super) fn main_context(
 }
 
 /// The named local context that a `--from` means, if it is one: read like the main context.
-pub(super) fn named_local(
-    session: &mut Session<'_>,
-    source: &Source,
-    platform: &Platform,
-) -> Option<VertexId> {
+pub(super) fn named_local(session: &mut Session<'_>, source: &Source) -> Option<VertexId> {
     let Source::Image(name) = source else { return None };
-    match session.sources.meaning(name, platform) {
-        Meaning::Files(context, ContextKind::Local) => Some(local(session, &context, platform)),
+    match session.sources.meaning(name, session.target) {
+        Meaning::Files(context, ContextKind::Local) => Some(local(session, &context, session.target)),
         _ => None,
     }
+}
+
+/// A download or checkout for ADD.
+pub(super) fn remote(
+    session: &mut Session<'_>,
+    op: Op,
+    address: &str,
+    platform: &Platform,
+    site: &Site<'_>,
+) -> VertexId {
+    let name = format!("[internal] fetch {address}");
+    session.graph.add(source_vertex(op, Vec::new(), name, platform, Some(site.origin())))
 }
 
 /// An empty file system.
@@ -142,7 +154,7 @@ pub(super) fn part(
     }
     let below = path.trim_matches('/');
     let source = if below.is_empty() { "/" } else { below };
-    let name = format!("[internal] take {path} from the build context");
+    let name = format!("[internal] take {path} from the context");
     let spec = whole(CopySource::Path { input: 1, path: source.to_owned() }, Unpack::Never);
     copied(session, CopySpec { parents: !below.is_empty(), ..spec }, tree, name, platform, site)
 }

@@ -164,20 +164,20 @@ impl Lowering<'_, '_> {
             );
             return Err(site.error(word.span, message));
         }
-        match files::named_local(self.session, &source, &platform) {
+        match files::named_local(self.session, &source) {
             Some(local) => Ok(files::part(self.session, local, path, &platform, &site)),
-            None => files::from_source(self.session, &source, &platform, word.span, &site),
+            None => files::from_source(self.session, &source, word.span, &site),
         }
     }
 }
 
 /// The `from` of a mount as written, before anything is expanded: it decides which stages are needed.
 pub(in crate::plan) fn from_of(mount: &str) -> Option<String> {
-    let froms = fields_of(mount).into_iter().filter_map(|field| {
+    let last = fields_of(mount).into_iter().rev().find_map(|field| {
         let (key, value) = field.split_once('=')?;
         key.eq_ignore_ascii_case("from").then(|| value.to_owned())
     });
-    froms.last().filter(|from| !from.is_empty())
+    last.filter(|from| !from.is_empty())
 }
 
 /// Comma-separated fields; a field in double quotes may hold commas, `""` in it is a quote.
