@@ -179,12 +179,8 @@ impl Sandboxes {
 
     fn start_zygote(&self) -> Result<Zygote, SandboxError> {
         let (ours, theirs) = message::pair().map_err(SandboxError::Zygote)?;
-        // Without privileges over the host's mounts the plain executable has to do.
-        let program = mount::read_only_file(Path::new("/proc/self/exe"));
-        let path = match &program {
-            Ok(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-            Err(error) => return Err(SandboxError::Zygote(io::Error::new(error.kind(), error.to_string()))),
-        };
+        let program = mount::own_executable().map_err(SandboxError::Zygote)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", program.as_raw_fd()));
         let process = Command::new(path)
             .arg0("kiln-zygote")
             .arg(ARGUMENT)

@@ -3,11 +3,13 @@
 //! Invariants:
 //! - a mount is built detached and attached with one call, so nothing half-made is ever visible;
 //! - a detached mount dies with its last descriptor: kill -9 leaves nothing behind;
-//! - overlay is always mounted with `userxattr`, so that the same directories serve root and rootless runs, and
-//!   with `redirect_dir`, `metacopy` and `index` off, so that an upper directory is a plain diff (semantics 82).
+//! - overlay is always mounted with `userxattr`, so that the same directories serve root and rootless runs; it also
+//!   implies `redirect_dir=nofollow` and `metacopy=off` (the kernel refuses to be told so as well). With `index`
+//!   off, an upper directory is a plain diff (semantics 82).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -43,7 +45,7 @@ pub fn overlay(overlay: &Overlay<'_>) -> io::Result<OwnedFd> {
             fsconfig_set_flag(&context, "volatile")?;
         }
         fsconfig_set_flag(&context, "userxattr")?;
-        for (key, value) in [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off")]
+        for (key, value) in [("index", "off"), ("xino", "off")]
         {
             fsconfig_set_string(&context, key, value)?;
         }
@@ -167,13 +169,31 @@ pub fn set_attributes(fd: BorrowedFd<'_>, change: Attributes<'_>) -> io::Result<
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A read-only detached mount of one host file, for executing it so that it cannot be opened for writing through
-/// `/proc/self/exe` (CVE-2019-5736).
-pub fn read_only_file(path: &Path) -> io::Result<OwnedFd> {
-    let mount = clone_path(path, false)?;
-    set_attributes(
-        mount.as_fd(),
-        Attributes { set: Some(MountAttrFlags::MOUNT_ATTR_RDONLY), ..Attributes::default() },
-    )?;
-    Ok(mount)
+/// This program's own executable as something that can be executed but not opened for writing, so that a command
+/// cannot change it through `/proc/self/exe` (CVE-2019-5736): a read-only detached mount of the file, or a sealed
+/// copy in memory where it cannot be mounted (deleted since, or on a file system that refuses).
+pub fn own_executable() -> io::Result<OwnedFd> {
+    // By path, not through the magic link: after entering a mount namespace the link still leads to the old one,
+    // whose mounts cannot be cloned.
+    let path = rustix::fs::readlink("/proc/self/exe", Vec::new())?;
+    let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    let mounted = clone_path(path, false).and_then(|mount| {
+        let same = |a: &rustix::fs::Stat, b: &rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        if !same(&rustix::fs::fstat(&mount)?, &rustix::fs::stat("/proc/self/exe")?) {
+            return Err(io::Error::other("another file has taken the executable's place"));
+        }
+        let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
+        set_attributes(mount.as_fd(), Attributes { set, ..Attributes::default() })?;
+        Ok(mount)
+    });
+    mounted.or_else(|_| sealed_copy())
+}
+
+fn sealed_copy() -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let memory = memfd_create("kiln", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut memory = std::fs::File::from(memory);
+    io::copy(&mut std::fs::File::open("/proc/self/exe")?, &mut memory)?;
+    fcntl_add_seals(&memory, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(memory.into())
 }
