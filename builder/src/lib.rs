@@ -3,7 +3,9 @@
 //! Rooms import downwards only; `tests/layering.rs` enforces it and docs/architecture.md draws it.
 
 pub mod base;
+pub mod context;
 pub mod image;
 pub mod layer;
+pub mod ops;
 pub mod plan;
 pub mod sys;

@@ -1,0 +1,4 @@
+//! Executors of steps.
+
+pub mod copy;
+pub mod owner;
