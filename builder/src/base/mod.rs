@@ -4,3 +4,4 @@ pub mod cancel;
 pub mod digest;
 pub mod events;
 pub mod limits;
+pub mod mode;

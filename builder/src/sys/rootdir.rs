@@ -111,7 +111,28 @@ impl RootDir {
         &self,
         path: &[u8],
         last: Last,
+        create: Option<&mut OnCreate<'_>>,
+    ) -> Result<Entry, FsError> {
+        self.walk(path, last, create, &mut |_| {})
+    }
+
+    /// Like [`RootDir::entry`] without creating anything; `on_link` is told the resolved path of every symlink
+    /// that is followed, so that a caller who hides part of the tree can hide links as well.
+    pub fn entry_through(
+        &self,
+        path: &[u8],
+        last: Last,
+        on_link: &mut dyn FnMut(Vec<u8>),
+    ) -> Result<Entry, FsError> {
+        self.walk(path, last, None, on_link)
+    }
+
+    fn walk(
+        &self,
+        path: &[u8],
+        last: Last,
         mut create: Option<&mut OnCreate<'_>>,
+        on_link: &mut dyn FnMut(Vec<u8>),
     ) -> Result<Entry, FsError> {
         let fail = |action, e: Errno| FsError::image(action, path, e);
         let mut walk = Walk { root: self.fd.as_fd(), stack: Vec::new(), links: 0 };
@@ -134,6 +155,7 @@ impl RootDir {
                 if walk.links > MAX_SYMLINKS {
                     return Err(fail("follow", Errno::LOOP));
                 }
+                on_link(walk.real(&name));
                 let target = fs::readlinkat(walk.here(), OsStr::from_bytes(&name), Vec::new())
                     .map_err(|e| fail("read link", e))?;
                 let target = target.as_bytes();
@@ -359,6 +381,14 @@ mod tests {
         assert!(root.read_file(b"hostlink", 100).unwrap().is_none());
         assert_eq!(root.resolve(b"loop", Last::Follow).unwrap_err().source.raw_os_error(), Some(40));
         assert!(root.resolve(b"loop", Last::Keep).is_ok());
+    }
+
+    #[test]
+    fn followed_links_are_reported() {
+        let (_host, root) = tree();
+        let mut links = Vec::new();
+        root.entry_through(b"abs/../up", Last::Follow, &mut |link| links.push(link)).unwrap();
+        assert_eq!(links, [b"abs".to_vec(), b"a/up".to_vec()]);
     }
 
     #[test]
