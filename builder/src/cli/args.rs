@@ -1,1 +1,205 @@
-//! x
+//! The command line as clap sees it, parsed into typed values. What the commands do with them is not here.
+//!
+//! Invariants:
+//! - parsing has no effect and reads nothing but the environment it is given;
+//! - a value that parsed is well formed; whether it fits the machine or the Buildfile is for the commands to say;
+//! - every option has help text (a test sees to it), and every message names the value and shows the right form.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::ui::progress::Mode;
+use crate::ui::terminal;
+
+pub mod amount;
+pub mod build;
+pub mod cache;
+pub mod choice;
+pub mod pair;
+pub mod run;
+pub mod secret;
+pub mod source;
+pub mod ssh;
+pub mod store;
+pub mod ulimit;
+
+pub use build::BuildArgs;
+pub use run::RunArgs;
+pub use store::{ImagesArgs, PruneArgs, RmiArgs};
+
+/// Looks up an environment variable. Commands pass the process's, tests their own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// What parsing depends on besides the arguments.
+pub struct Surroundings<'a> {
+    /// Environment variables.
+    pub environment: Environment<'a>,
+    /// An archive is not written to a terminal.
+    pub stdout_is_terminal: bool,
+}
+
+/// kiln's whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    version,
+    about = "Builds container images from a Dockerfile or Buildfile. No daemon, no root.",
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Keep images and cache in DIR [env: KILN_ROOT] [default: /var/lib/kiln for root, else
+    /// ~/.local/share/kiln]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub root: Option<PathBuf>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image
+    #[command(visible_alias = "b")]
+    Build(Box<BuildArgs>),
+    /// Run a command in a new container of an image
+    Run(Box<RunArgs>),
+    /// List images
+    Images(ImagesArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Show what this machine offers and where things are kept
+    Info(InfoArgs),
+    /// Remove cache and images that nothing uses
+    Prune(PruneArgs),
+    /// Check a Buildfile without building it
+    Check(CheckArgs),
+    /// Make a command `build` that stands for `kiln build`
+    InstallAlias(InstallAliasArgs),
+    /// Show the version
+    Version,
+}
+
+/// `kiln info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kiln check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Buildfile to check; `-` reads it from standard input [default: CONTEXT/Buildfile, then
+    /// CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH", value_parser = source::parse_file)]
+    pub file: Option<source::FileSource>,
+    /// Build context
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub context: PathBuf,
+}
+
+/// `kiln install-alias`.
+#[derive(Debug, Args)]
+pub struct InstallAliasArgs {
+    /// Directory of your PATH that gets the link `build`
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Replace an existing `build`
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Why options that are well formed one by one do not fit together or the environment.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    /// An environment variable that holds a bad value.
+    #[error("environment variable {name}: {reason}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// `-f -` and context `-`.
+    #[error("`-f -` and the context `-` cannot both read standard input")]
+    BothStdin,
+    /// Two results for one stdout.
+    #[error("only one --output can go to standard output")]
+    TwoStdout,
+    /// An output that does not fit.
+    #[error("--output: {0}")]
+    Output(#[from] crate::export::spec::OutputError),
+    /// A file of build arguments that cannot be read.
+    #[error("cannot read the build arguments in `{path}`")]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A malformed file of build arguments.
+    #[error("`{path}` line {line}: {reason}")]
+    ArgsFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: pair::PairError,
+    },
+}
+
+/// Parses the command line. Called as `build` (see `install-alias`) it is that of `kiln build`.
+pub fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let surroundings = Surroundings {
+        environment: &|name| std::env::var_os(name),
+        stdout_is_terminal: terminal::stdout_is_terminal(),
+    };
+    parse_in(argv, &surroundings)
+}
+
+/// [`parse`] in surroundings of the caller's.
+pub fn parse_in(mut argv: Vec<OsString>, surroundings: &Surroundings<'_>) -> Result<Cli, clap::Error> {
+    if called_as_build(&argv) {
+        argv.insert(1, OsString::from("build"));
+    }
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(argv)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    if cli.global.root.is_none() {
+        let variable = (surroundings.environment)("KILN_ROOT");
+        cli.global.root = variable.filter(|root| !root.is_empty()).map(PathBuf::from);
+    }
+    if let Command::Build(args) = &mut cli.command {
+        args.complete(surroundings)
+            .map_err(|error| command.error(clap::error::ErrorKind::ValueValidation, error))?;
+    }
+    Ok(cli)
+}
+
+fn called_as_build(argv: &[OsString]) -> bool {
+    argv.first().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == "build")
+}
+
+/// Parses `--progress`.
+pub(super) fn parse_progress(text: &str) -> Result<Mode, String> {
+    text.parse::<Mode>().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

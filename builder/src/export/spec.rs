@@ -114,7 +114,9 @@ pub enum OutputError {
     #[error("type={0} needs a destination; write type={0},dest=PATH")]
     NoDestination(OutputKind),
     /// Bytes for a terminal.
-    #[error("type={0} would write an archive to the terminal; write type={0},dest=FILE or redirect the output")]
+    #[error(
+        "type={0} would write an archive to the terminal; write type={0},dest=FILE or redirect the output"
+    )]
     Terminal(OutputKind),
     /// A directory cannot go to stdout.
     #[error("{0} writes a directory and cannot go to standard output; name one with dest=PATH")]

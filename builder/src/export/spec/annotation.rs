@@ -117,7 +117,10 @@ mod tests {
             ("index:k=", vec![annotation(Carrier::Index, "k", "")]),
             (
                 "index,manifest[linux/arm64]:k=v:w",
-                vec![annotation(Carrier::Index, "k", "v:w"), annotation(Carrier::Manifest(Some(arm)), "k", "v:w")],
+                vec![
+                    annotation(Carrier::Index, "k", "v:w"),
+                    annotation(Carrier::Manifest(Some(arm)), "k", "v:w"),
+                ],
             ),
             ("manifest:a:b=c", vec![annotation(Carrier::Manifest(None), "a:b", "c")]),
         ] {
@@ -127,7 +130,10 @@ mod tests {
             assert!(matches!(parse_flag(bad), Err(AnnotationError::Form(_))), "{bad}");
         }
         assert_eq!(parse_flag("indx:k=v"), Err(AnnotationError::Type("indx".to_owned())));
-        assert_eq!(parse_flag("manifest[linux/amd64:k=v"), Err(AnnotationError::Type("manifest[linux/amd64".into())));
+        assert_eq!(
+            parse_flag("manifest[linux/amd64:k=v"),
+            Err(AnnotationError::Type("manifest[linux/amd64".into()))
+        );
         assert!(matches!(parse_flag("index[linux/amd64]:k=v"), Err(AnnotationError::NoPlatform(_))));
         assert!(matches!(parse_flag("manifest[///]:k=v"), Err(AnnotationError::Platform(_))));
     }

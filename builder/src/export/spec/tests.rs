@@ -36,7 +36,8 @@ fn long_forms() {
                 oci-mediatypes=0,rewrite-timestamp=true,source-date-epoch=1600000000,\
                 \"name=me/app:1,me/app:2\",annotation-index.org.x.Y=1";
     assert_eq!(OutputSpec::parse(text).unwrap(), expected);
-    let registry = OutputSpec::parse("type=registry,name=h:5000/x,registry.insecure=true,unpack=true").unwrap();
+    let registry =
+        OutputSpec::parse("type=registry,name=h:5000/x,registry.insecure=true,unpack=true").unwrap();
     assert!(registry.push && registry.insecure);
     assert_eq!(registry.ignored, ["unpack"]);
     assert!(!OutputSpec::parse("type=oci,tar=false,dest=d").unwrap().archive);

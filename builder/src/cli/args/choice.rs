@@ -1,0 +1,214 @@
+//! Options that take one of a few words.
+//!
+//! Invariants: every message lists the words.
+
+use crate::image::platform::{Platform, PlatformError};
+
+/// When a base image is looked up in its registry again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// On every build (`--pull`).
+    Always,
+    /// When the store lacks it.
+    #[default]
+    Missing,
+    /// Never; the store must have it.
+    Never,
+    /// When the registry has another one under the same name; the store's when it cannot be reached.
+    Newer,
+}
+
+/// Network of RUN steps that do not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Network {
+    /// kiln's own.
+    #[default]
+    Default,
+    /// None.
+    None,
+    /// The host's; needs `--allow network.host`.
+    Host,
+}
+
+/// What a build may do beyond the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// `network.host`.
+    NetworkHost,
+    /// `security.insecure`.
+    SecurityInsecure,
+}
+
+/// What to do with a Buildfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// Build it.
+    #[default]
+    Build,
+    /// Check it.
+    Check,
+    /// List its arguments, secrets and contexts.
+    Outline,
+    /// List its stages.
+    Targets,
+}
+
+/// `--call method[,format=json]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Call {
+    /// What.
+    pub method: Method,
+    /// Answer in JSON.
+    pub json: bool,
+}
+
+/// User namespace of RUN steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UserNamespace {
+    /// Their own.
+    #[default]
+    Auto,
+    /// kiln's.
+    Host,
+}
+
+/// Where file times come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epoch {
+    /// Seconds since 1970.
+    Seconds(u64),
+    /// The commit of the context.
+    Context,
+}
+
+/// Why a text is none of the words.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChoiceError {
+    /// `--pull`.
+    #[error("`{0}` is none of always, missing, never, newer")]
+    Pull(String),
+    /// `--network`.
+    #[error("`{0}` is none of default, none, host")]
+    Network(String),
+    /// `--allow`.
+    #[error("`{0}` is none of network.host, security.insecure")]
+    Entitlement(String),
+    /// `--call`.
+    #[error("`{0}` is none of build, check, outline, targets, each with an optional `,format=json`")]
+    Call(String),
+    /// `--userns`.
+    #[error("`{0}` is none of auto, host")]
+    UserNamespace(String),
+    /// `--source-date-epoch`.
+    #[error("`{0}` is neither a number of seconds since 1970 nor `context`")]
+    Epoch(String),
+    /// A truth value.
+    #[error("`{0}` is neither true nor false")]
+    Bool(String),
+    /// `--platform`.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+/// Parses `--pull`; docker's truth values are taken too.
+pub fn pull(text: &str) -> Result<Pull, ChoiceError> {
+    match text {
+        "always" | "true" | "1" => Ok(Pull::Always),
+        "missing" | "false" | "0" => Ok(Pull::Missing),
+        "never" => Ok(Pull::Never),
+        "newer" => Ok(Pull::Newer),
+        _ => Err(ChoiceError::Pull(text.to_owned())),
+    }
+}
+
+/// Parses `--network`.
+pub fn network(text: &str) -> Result<Network, ChoiceError> {
+    match text {
+        "default" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        _ => Err(ChoiceError::Network(text.to_owned())),
+    }
+}
+
+/// Parses one word of `--allow`.
+pub fn entitlement(text: &str) -> Result<Entitlement, ChoiceError> {
+    match text {
+        "network.host" => Ok(Entitlement::NetworkHost),
+        "security.insecure" => Ok(Entitlement::SecurityInsecure),
+        _ => Err(ChoiceError::Entitlement(text.to_owned())),
+    }
+}
+
+/// Parses `--call`.
+pub fn call(text: &str) -> Result<Call, ChoiceError> {
+    let bad = || ChoiceError::Call(text.to_owned());
+    let (method, json) = match text.split_once(',') {
+        None => (text, false),
+        Some((method, "format=json")) => (method, true),
+        Some((method, "format=text")) => (method, false),
+        Some(_) => return Err(bad()),
+    };
+    let method = match method {
+        "build" => Method::Build,
+        "check" | "lint" => Method::Check,
+        "outline" => Method::Outline,
+        "targets" => Method::Targets,
+        _ => return Err(bad()),
+    };
+    Ok(Call { method, json })
+}
+
+/// Parses `--userns`.
+pub fn user_namespace(text: &str) -> Result<UserNamespace, ChoiceError> {
+    match text {
+        "auto" | "private" => Ok(UserNamespace::Auto),
+        "host" => Ok(UserNamespace::Host),
+        _ => Err(ChoiceError::UserNamespace(text.to_owned())),
+    }
+}
+
+/// Parses `--source-date-epoch`.
+pub fn epoch(text: &str) -> Result<Epoch, ChoiceError> {
+    match text {
+        "context" => Ok(Epoch::Context),
+        digits if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().map(Epoch::Seconds).map_err(|_| ChoiceError::Epoch(text.to_owned()))
+        }
+        _ => Err(ChoiceError::Epoch(text.to_owned())),
+    }
+}
+
+/// Parses a truth value.
+pub fn boolean(text: &str) -> Result<bool, ChoiceError> {
+    crate::export::spec::attributes::boolean("", text).map_err(|_| ChoiceError::Bool(text.to_owned()))
+}
+
+/// Parses one platform; `local` is this machine's.
+pub fn platform(text: &str) -> Result<Platform, ChoiceError> {
+    Ok(text.trim().parse::<Platform>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words() {
+        assert_eq!(pull("newer"), Ok(Pull::Newer));
+        assert_eq!(pull("true"), Ok(Pull::Always));
+        assert_eq!(network("host"), Ok(Network::Host));
+        assert_eq!(entitlement("network.host"), Ok(Entitlement::NetworkHost));
+        assert_eq!(call("check,format=json"), Ok(Call { method: Method::Check, json: true }));
+        assert_eq!(user_namespace("host"), Ok(UserNamespace::Host));
+        assert_eq!(epoch("1600000000"), Ok(Epoch::Seconds(1_600_000_000)));
+        assert_eq!(epoch("context"), Ok(Epoch::Context));
+        assert_eq!(platform("local"), Ok(Platform::host()));
+        assert_eq!(boolean("0"), Ok(false));
+        for bad in ["", " always", "yes", "\u{1b}[2J", "-1", "check,format=xml", "99999999999999999999999"] {
+            assert!(pull(bad).is_err() && network(bad).is_err() && entitlement(bad).is_err(), "{bad}");
+            assert!(call(bad).is_err() && user_namespace(bad).is_err() && epoch(bad).is_err(), "{bad}");
+            assert!(boolean(bad).is_err() && platform(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+use crate::export::spec::OutputKind;
+
+use super::choice::{Entitlement, Epoch, Method, Network, Pull};
+use super::source::{ContextSource, FileSource};
+use super::*;
+
+fn parsed_in(line: &[&str], variables: &[(&str, &str)]) -> Result<Cli, clap::Error> {
+    let variables: Vec<(String, OsString)> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
+    let environment =
+        |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let surroundings = Surroundings { environment: &environment, stdout_is_terminal: false };
+    parse_in(line.iter().map(OsString::from).collect(), &surroundings)
+}
+
+fn build(arguments: &[&str]) -> BuildArgs {
+    build_in(arguments, &[])
+}
+
+fn build_in(arguments: &[&str], variables: &[(&str, &str)]) -> BuildArgs {
+    let cli = parsed_in(&[&["kiln", "build"], arguments].concat(), variables).unwrap();
+    match cli.command {
+        Command::Build(args) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn message(line: &[&str]) -> String {
+    parsed_in(line, &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn clap_finds_no_contradiction() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_option_has_help() {
+    fn check(command: &clap::Command) {
+        for argument in command.get_arguments() {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!help.is_empty(), "{} of {}", argument.get_id(), command.get_name());
+            assert!(!help.ends_with('.') || help.ends_with("..."), "{help}");
+        }
+        for sub in command.get_subcommands() {
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+            check(sub);
+        }
+    }
+    let mut command = Cli::command();
+    command.build();
+    check(&command);
+}
+
+#[test]
+fn help_is_grouped() {
+    let mut command = Cli::command().term_width(100);
+    command.build();
+    let build = command.find_subcommand_mut("build").unwrap();
+    insta::assert_snapshot!(build.render_help().to_string(), @r"
+    Build an image
+
+    Usage: kiln build [OPTIONS] [CONTEXT]
+
+    Arguments:
+      [CONTEXT]  Directory, git repository or archive URL to build from; `-` reads an archive or a
+                 Buildfile from standard input [default: .]
+
+    Options:
+      -h, --help  Print help
+
+    Input:
+      -f, --file <PATH>                  Buildfile; `-` reads it from standard input [default:
+                                         CONTEXT/Buildfile, then CONTEXT/Dockerfile]
+          --target <STAGE>               Stage to build [default: the last one]
+          --platform <OS/ARCH>           Platforms to build for, e.g. linux/amd64,linux/arm64; `local`
+                                         is this machine's
+          --build-arg <NAME[=VALUE]>     Set a build argument; without a value it is taken from the
+                                         environment
+          --build-arg-file <PATH>        Read build arguments from a file of NAME=VALUE lines;
+                                         --build-arg wins
+          --build-context <NAME=SOURCE>  Add a named context: a path, a URL, docker-image://REF or
+                                         oci-layout://PATH
+          --ignorefile <PATH>            Use this file in place of .dockerignore
+          --pull[=<WHEN>]                Look base images up again: always, missing, never or newer
+                                         [default: missing; --pull alone: always]
+
+    Result:
+      -t, --tag <NAME[:TAG]>                Name the image
+      -o, --output <DEST>                   Write the result: a directory, `-` (tar to standard output),
+                                            or type=TYPE,dest=PATH with TYPE oci, docker, local, tar,
+                                            image, registry or cacheonly
+          --push                            Push the image to its registry
+          --load                            Load the image into docker or podman
+          --label <NAME=VALUE>              Add a label
+          --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
+                                            manifest-descriptor or index-descriptor
+          --iidfile <PATH>                  Write the image's id to a file
+          --metadata-file <PATH>            Write what was built to a JSON file
+
+    Cache:
+          --no-cache                 Run every step anew
+          --no-cache-filter <STAGE>  Run the steps of these stages anew
+          --cache-from <CACHE>       Take results from a cache: an image, or type=registry|local|gha,...
+          --cache-to <CACHE>         Write results to a cache: an image, or
+                                     type=registry|local|inline|gha,...
+
+    Steps:
+          --secret <SECRET>            Offer a secret to steps: id=NAME,src=FILE or id=NAME,env=VARIABLE
+          --ssh <AGENT>                Offer an SSH agent to steps: default, id=SOCKET or id=KEY
+          --network <MODE>             Network of RUN: default, none or host
+          --allow <WHAT>               Allow network.host or security.insecure
+          --add-host <NAME:IP>         Add a line to /etc/hosts of RUN; host-gateway is this machine
+          --dns <IP>                   Name server of RUN
+          --dns-search <DOMAIN>        Search domain of RUN
+          --dns-option <OPTION>        Resolver option of RUN
+          --shm-size <SIZE>            Size of /dev/shm, e.g. 64m
+          --ulimit <NAME=SOFT[:HARD]>  Resource limit of RUN, e.g. nofile=1024:4096
+          --userns <MODE>              User namespace of RUN: auto or host
+          --jobs <N>                   Steps that run at once [default: one per processor]
+
+    Reproducibility:
+          --source-date-epoch <TIME>    Time of the build in seconds since 1970, or `context` [env:
+                                        SOURCE_DATE_EPOCH]
+          --rewrite-timestamp[=<BOOL>]  Lower file times in new layers to the time of the build
+                                        [default: true when that is known]
+
+    Display:
+          --progress <KIND>  Kind of progress: auto, tty, plain, quiet, rawjson or none [env:
+                             BUILDKIT_PROGRESS]
+      -q, --quiet            Print nothing but the image's id
+          --check            Only check the Buildfile
+          --call <METHOD>    Do something else than build: check, outline or targets, each with an
+                             optional ,format=json
+
+    Global options:
+          --root <DIR>  Keep images and cache in DIR [env: KILN_ROOT] [default: /var/lib/kiln for root,
+                        else ~/.local/share/kiln]
+    ");
+}
+
+#[test]
+fn defaults() {
+    let args = build(&[]);
+    assert_eq!(args.context, ContextSource::Path(".".into()));
+    assert_eq!((args.file.clone(), args.pull, args.network), (None, None, Network::Default));
+    assert_eq!(args.progress, Mode::Auto);
+    assert_eq!(args.call.method, Method::Build);
+    assert!(args.outputs.is_empty() && args.notices().is_empty());
+}
+
+#[test]
+fn a_line_with_everything() {
+    let line = "-f - -t me/app:1 --tag=me/app:2 -o type=oci,dest=x.tar --target web --build-arg A=1 \
+                --build-arg=B --build-context src=../src --label k=v --platform linux/amd64,linux/arm64 \
+                --platform=local --network host --allow network.host,security.insecure --no-cache \
+                --no-cache-filter a,b --pull --progress=plain --secret id=s,src=f --ssh default --add-host \
+                a:1.2.3.4 --dns ::1 --dns-search x --dns-option ndots:1 --shm-size 64m --ulimit nofile=1:2 \
+                --iidfile i --metadata-file m --jobs 3 --root /r --ignorefile ig --annotation index:k=v --push \
+                --load --source-date-epoch 5 --rewrite-timestamp=false --cache-from x --cache-to type=inline \
+                --userns=host --rm --force-rm=false --compress --isolation=oci --provenance=false --sbom ctx";
+    let args = build(&line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(args.context, ContextSource::Path("ctx".into()));
+    assert_eq!(args.file, Some(FileSource::Stdin));
+    assert_eq!(args.tags.len(), 2);
+    assert_eq!(args.outputs.first().map(|output| output.kind), Some(OutputKind::Oci));
+    assert_eq!(args.platforms.len(), 3);
+    assert_eq!(args.allow, [Entitlement::NetworkHost, Entitlement::SecurityInsecure]);
+    assert_eq!(args.no_cache_filter, ["a", "b"]);
+    assert_eq!(args.pull, Some(Pull::Always));
+    assert_eq!((args.progress, args.shm_size, args.jobs), (Mode::Plain, Some(64 << 20), Some(3)));
+    assert_eq!(args.source_date_epoch, Some(Epoch::Seconds(5)));
+    assert_eq!(args.rewrite_timestamp, Some(false));
+    assert_eq!(args.annotations().count(), 1);
+    let notices = args.notices();
+    let options: Vec<&str> = notices.iter().filter_map(|notice| notice.split(' ').next()).collect();
+    assert_eq!(options, ["--rm", "--force-rm", "--compress", "--isolation", "--sbom"]);
+}
+
+#[test]
+fn the_environment_fills_gaps() {
+    let progress = |arguments: &[&str]| build_in(arguments, &[("BUILDKIT_PROGRESS", "rawjson")]).progress;
+    assert_eq!(progress(&[]), Mode::RawJson);
+    assert_eq!(progress(&["--progress=tty"]), Mode::Tty);
+    assert_eq!(progress(&["-q", "--progress=tty"]), Mode::Quiet);
+    let bad = parsed_in(&["kiln", "build"], &[("BUILDKIT_PROGRESS", "loud")]).unwrap_err().to_string();
+    assert!(bad.contains("BUILDKIT_PROGRESS") && bad.contains("loud"), "{bad}");
+    let root = |arguments: &[&str]| parsed_in(arguments, &[("KILN_ROOT", "/e")]).unwrap().global.root;
+    assert_eq!(root(&["kiln", "version"]), Some(PathBuf::from("/e")));
+    assert_eq!(root(&["kiln", "version", "--root", "/f"]), Some(PathBuf::from("/f")));
+}
+
+#[test]
+fn build_arguments_come_from_files_flags_and_the_environment() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("args");
+    std::fs::write(&path, "A=file\nB=file\n").unwrap();
+    let path = path.to_str().unwrap();
+    let environment = |name: &str| (name == "FROM_ENV").then(|| OsString::from("env"));
+    let arguments = |flags: &[&str]| build(flags).arguments(&environment);
+    let resolved = arguments(&[
+        "--build-arg",
+        "B=flag",
+        "--build-arg-file",
+        path,
+        "--build-arg",
+        "FROM_ENV",
+        "--build-arg",
+        "NOT_THERE",
+    ])
+    .unwrap();
+    let expected = [("A", "file"), ("B", "flag"), ("FROM_ENV", "env")];
+    assert_eq!(resolved, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    let missing = arguments(&["--build-arg-file", "/nonexistent/x"]).unwrap_err();
+    assert_eq!(missing.to_string(), "cannot read the build arguments in `/nonexistent/x`");
+    std::fs::write(path, "A=1\nbad\n").unwrap();
+    let bad = arguments(&["--build-arg-file", path]).unwrap_err().to_string();
+    assert!(bad.ends_with("line 2: `bad` has no value; write bad=VALUE"), "{bad}");
+}
+
+#[test]
+fn the_time_of_the_build_has_an_order() {
+    let environment = |name: &str| (name == "SOURCE_DATE_EPOCH").then(|| OsString::from("3"));
+    let epoch = |flags: &[&str]| {
+        let args = build(flags);
+        let arguments = args.arguments(&environment).unwrap();
+        args.epoch(&arguments, &environment).map_err(|error| error.to_string())
+    };
+    let argument = "--build-arg=SOURCE_DATE_EPOCH=2";
+    assert_eq!(epoch(&["--source-date-epoch=1", argument]), Ok(Some(Epoch::Seconds(1))));
+    assert_eq!(epoch(&[argument]), Ok(Some(Epoch::Seconds(2))));
+    assert_eq!(epoch(&[]), Ok(Some(Epoch::Seconds(3))));
+    assert_eq!(epoch(&["--build-arg=SOURCE_DATE_EPOCH="]), Ok(None));
+    assert!(epoch(&["--build-arg=SOURCE_DATE_EPOCH=soon"]).unwrap_err().contains("soon"));
+}
+
+#[test]
+fn called_as_build() {
+    for name in ["build", "/usr/local/bin/build"] {
+        let cli = parsed_in(&[name, "-t", "x", "dir"], &[]).unwrap();
+        assert!(matches!(cli.command, Command::Build(args) if args.tags.len() == 1), "{name}");
+    }
+    assert!(matches!(parsed_in(&["kiln", "b", "."], &[]).unwrap().command, Command::Build(_)));
+}
+
+#[test]
+fn other_verbs() {
+    let parse = |line: &[&str]| parsed_in(&[&["kiln"], line].concat(), &[]).unwrap().command;
+    match parse(&["run", "-e", "A=1", "debian", "sh", "-c", "ls -l", "--rm"]) {
+        Command::Run(args) => {
+            assert_eq!(args.command, ["sh", "-c", "ls -l", "--rm"]);
+            assert!(!args.rm);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(parse(&["images", "-q"]), Command::Images(args) if args.quiet));
+    assert!(matches!(parse(&["rmi", "a", "b"]), Command::Rmi(args) if args.images.len() == 2));
+    assert!(
+        matches!(parse(&["prune", "--older-than=7d"]), Command::Prune(args) if args.older_than.is_some())
+    );
+    assert!(matches!(parse(&["check", "-f", "X"]), Command::Check(args) if args.file.is_some()));
+    assert!(matches!(parse(&["install-alias", "d"]), Command::InstallAlias(_)));
+    assert!(matches!(parse(&["version"]), Command::Version));
+    let version = parsed_in(&["kiln", "--version"], &[]).unwrap_err();
+    assert_eq!(version.kind(), clap::error::ErrorKind::DisplayVersion);
+}
+
+#[test]
+fn messages_name_the_value_and_the_form() {
+    for (line, parts) in [
+        (&["--tagg", "x"][..], &["--tagg", "--tag"][..]),
+        (&["--secret", "src=f"], &["src=f", "id=NAME"]),
+        (&["--ulimit", "nofiles=1"], &["nofiles", "did you mean `nofile`"]),
+        (&["--platform", "linux/amd64,a//b"], &["a//b", "linux/arm64"]),
+        (&["--shm-size", "lots"], &["lots", "64m"]),
+        (&["-t", "UP"], &["UP", "lower case", "NAME[:TAG]"]),
+        (&["-t", "x@sha256:0"], &["x@sha256:0"]),
+        (&["-o", "type=oci,dst=x"], &["dst", "did you mean `dest`"]),
+        (&["--pull=sometimes"], &["sometimes", "missing"]),
+        (&["--jobs", "0"], &["0", "1..=4096"]),
+        (&["--dns", "x"], &["x", "IP"]),
+        (&["-f", "-", "-"], &["standard input"]),
+        (&["-o", "-", "-o", "type=tar"], &["only one --output"]),
+        (&["--check", "--call=outline"], &["--check", "--call"]),
+        (&["a", "b"], &["b"]),
+    ] {
+        let message = message(&[&["kiln", "build"], line].concat());
+        assert!(parts.iter().all(|part| message.contains(part)), "{line:?}: {message}");
+    }
+    assert!(message(&["kiln", "buidl"]).contains("build"));
+}
+
+#[test]
+fn an_archive_for_a_terminal_is_refused() {
+    let surroundings = Surroundings { environment: &|_| None, stdout_is_terminal: true };
+    let line = ["kiln", "build", "-o", "type=oci"].map(OsString::from).to_vec();
+    let message = parse_in(line, &surroundings).unwrap_err().to_string();
+    assert!(message.contains("dest=FILE"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn bytes_that_are_no_text_are_an_error() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut line: Vec<OsString> = ["kiln", "build", "-t"].map(OsString::from).to_vec();
+    line.push(OsString::from_vec(vec![0xff, b'x']));
+    let surroundings = Surroundings { environment: &|_| None, stdout_is_terminal: false };
+    assert!(parse_in(line, &surroundings).is_err());
+}
