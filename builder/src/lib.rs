@@ -3,13 +3,14 @@
 //! Rooms import downwards only; `tests/layering.rs` enforces it and docs/architecture.md draws it.
 
 pub mod base;
+pub mod build;
 pub mod cli;
 pub mod context;
-pub mod export { pub mod spec; }
+pub mod export;
 pub mod image;
 pub mod layer;
 pub mod net;
-//pub mod ops;
+pub mod ops;
 pub mod context;
 pub mod image;
 pub mod layer;
@@ -18,7 +19,7 @@ pub mod plan;
 pub mod registry;
 pub mod sandbox;
 pub mod snapshot;
-//pub mod solve;
+pub mod solve;
 pub mod store;
 pub mod sys;
 pub mod ui;

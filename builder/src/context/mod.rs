@@ -1,7 +1,10 @@
 //! Where content comes from: the build context, git repositories, URLs.
 
+pub mod fingerprint;
 pub mod git;
 pub mod http;
+pub mod layout;
+pub mod local;
 
 /// What a source of `ADD` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,5 +57,3 @@ mod tests {
 }
 //! Build contexts: directories of the client, what is left out of them, and fingerprints of their files.
 
-pub mod fingerprint;
-pub mod local;

@@ -389,5 +389,25 @@ fn compression(value: &str) -> Result<Compression, OutputError> {
     }
 }
 
+/// Annotations of a platform's manifest.
+pub fn manifest_annotations(output: &OutputSpec, platform: &Platform) -> BTreeMap<String, String> {
+    let wanted = |carrier: &Carrier| match carrier {
+        Carrier::Manifest(None) => true,
+        Carrier::Manifest(Some(only)) => only == platform,
+        _ => false,
+    };
+    pick(output, wanted)
+}
+
+/// Annotations of the index.
+pub fn index_annotations(output: &OutputSpec) -> BTreeMap<String, String> {
+    pick(output, |carrier| *carrier == Carrier::Index)
+}
+
+fn pick(output: &OutputSpec, wanted: impl Fn(&Carrier) -> bool) -> BTreeMap<String, String> {
+    let chosen = output.annotations.iter().filter(|annotation| wanted(&annotation.carrier));
+    chosen.map(|annotation| (annotation.key.clone(), annotation.value.clone())).collect()
+}
+
 #[cfg(test)]
 mod tests;

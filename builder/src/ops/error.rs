@@ -79,6 +79,8 @@ pub enum OpError {
     Http(#[from] context::http::FetchError),
     #[error(transparent)]
     Git(#[from] context::git::GitError),
+    #[error(transparent)]
+    GitReference(context::git::GitRefError),
 }
 
 impl From<SandboxError> for OpError {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::base::cancel::CancelToken;
 use crate::base::digest::{CacheKey, Digest, KeyHasher};
 use crate::base::events::EventSink;
+use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::image::platform::Platform;
 use crate::net::Net;
@@ -74,6 +75,8 @@ pub struct LocalExecutor<'a> {
     pub fetcher: &'a dyn LayerFetcher,
     /// Downloads.
     pub net: &'a Net,
+    /// What git may see of the environment.
+    pub git: &'a GitEnvironment,
     /// Directories of the client by context name; the main one's is empty.
     pub contexts: &'a BTreeMap<String, LocalContext>,
     /// What RUN gets.

@@ -14,7 +14,3 @@ pub use error::OpError;
 pub use image::LayerFetcher;
 pub use local::{Agent, LocalExecutor, RunDefaults, SecretSource};
 pub use sources::Fetched;
-//! Executors of steps.
-
-pub mod copy;
-pub mod owner;

@@ -208,30 +208,41 @@ pub(super) fn downloaded(executor: &LocalExecutor<'_>, id: VertexId) -> Result<D
 /// Finds the commit that a reference names.
 pub(super) fn git_commit(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpec) -> Result<Digest, OpError> {
     let reference = parse_git(spec)?;
-    let commit = git::resolve_commit(&reference, &executor.store.path("git"))?;
+    let resolved = git::resolve_commit(&reference, &git_options(executor, spec))?;
     let mut hasher = KeyHasher::new("kiln/git/v1");
-    hasher.field(commit.as_bytes());
-    executor.fetched.commits.lock().unwrap_or_else(PoisonError::into_inner).insert(id, commit);
+    hasher.field(resolved.commit.as_bytes());
+    let mut commits = executor.fetched.commits.lock().unwrap_or_else(PoisonError::into_inner);
+    commits.insert(id, resolved.commit);
     Ok(hasher.finish())
 }
 
 fn parse_git(spec: &GitSpec) -> Result<GitRef, OpError> {
     GitRef::parse_for_context(&spec.reference)
         .ok_or_else(|| OpError::Unsupported(format!("`{}` is not a git reference", spec.reference)))?
-        .map_err(|e| OpError::Git(e.into()))
+        .map_err(OpError::GitReference)
+}
+
+fn git_options(executor: &LocalExecutor<'_>, spec: &GitSpec) -> git::CheckoutOptions {
+    let mut options = git::CheckoutOptions::new(executor.store.path("git"), executor.git.clone());
+    options.keep_git_dir = spec.keep_git_dir.unwrap_or(false);
+    options.checksum.clone_from(&spec.checksum);
+    options.cancel = executor.cancel.clone();
+    options
 }
 
 /// A checkout as a file system of its own.
 pub(super) fn checkout(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpec) -> Result<StepResult, OpError> {
     let reference = parse_git(spec)?;
     let begun = executor.snapshots.begin(&[])?;
-    let options = git::CheckoutOptions {
-        keep_git_dir: spec.keep_git_dir.unwrap_or(false),
-        checksum: spec.checksum.clone(),
-        cache_dir: executor.store.path("git"),
-    };
-    git::checkout(&reference, &options, &begun.fs())?;
-    let _ = id;
+    let mut options = git_options(executor, spec);
+    let keep = reference.keep_git_dir_with(spec.keep_git_dir).map_err(OpError::GitReference)?;
+    options.keep_git_dir = keep;
+    let commits = executor.fetched.commits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let checkout = git::checkout(&reference, &options, &begun.fs())?;
+    // The key was made for the commit that was looked up; a branch that moved since must not be stored under it.
+    if commits.get(&id).is_some_and(|commit| *commit != checkout.commit) {
+        return Err(OpError::Unsupported(format!("`{}` changed while it was fetched; build again", spec.reference)));
+    }
     let base = StepResult::source(scratch());
     let mut result = commit(executor.store, &executor.snapshots, &base, begun, false)?;
     result.trail.clear();

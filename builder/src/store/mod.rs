@@ -131,3 +131,21 @@ impl Store {
         tempfile::Builder::new().prefix("kiln-").tempdir_in(&dir).map_err(StoreError::io("create a file in", &dir))
     }
 }
+
+impl Store {
+    /// Writes `index.json` anew from the named images, so that other tools can read the store as an OCI layout.
+    pub fn write_index(&self) -> Result<(), StoreError> {
+        use crate::image::manifest::{Descriptor, Index, to_bytes};
+        let mut descriptors = Vec::new();
+        for image in self.database.images()? {
+            let Some(size) = self.blob_size(&image.digest) else { continue };
+            let mut descriptor = Descriptor::new(&image.media_type, image.digest, size);
+            descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), image.name);
+            descriptors.push(descriptor);
+        }
+        let dir = self.temporary()?;
+        let (new, target) = (dir.path().join("index.json"), self.root.join("index.json"));
+        fs::write(&new, to_bytes(&Index::new(descriptors))).map_err(StoreError::io("write", &new))?;
+        fs::rename(&new, &target).map_err(StoreError::io("replace", &target))
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use kiln_grammar::ignore::IgnoreError;
 
 use crate::base::mode::ModeError;
-use crate::ops::owner::OwnerError;
+use crate::snapshot::accounts::OwnerError;
 use crate::sys::error::FsError;
 
 /// Why COPY, ADD or WORKDIR fails.

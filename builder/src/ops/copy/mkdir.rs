@@ -11,7 +11,7 @@ use rustix::fs::{self, FileType, Gid, Mode as FileMode, OFlags, Uid};
 
 use super::error::{CopyError, shown};
 use super::tree::clean;
-use crate::ops::owner::{OwnerError, resolve_chown};
+use crate::snapshot::accounts::{OwnerError, resolve_chown};
 use crate::plan::graph::MkdirSpec;
 use crate::sys::rootdir::{Last, RootDir};
 

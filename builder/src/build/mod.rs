@@ -1,0 +1,224 @@
+//! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
+//! the command line is one of them.
+
+mod output;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kiln_grammar::diagnostic::Diagnostic;
+use kiln_grammar::span::Span;
+
+use crate::base::cancel::CancelToken;
+use crate::base::digest::Digest;
+use crate::base::events::EventSink;
+use crate::context::git::GitEnvironment;
+use crate::context::local::LocalContext;
+use crate::export::archive::OutputFailure;
+use crate::export::assemble::BuiltIndex;
+use crate::export::layers::LayerError;
+use crate::export::spec::OutputSpec;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::net::Net;
+use crate::ops::{Fetched, LocalExecutor, OpError, RunDefaults};
+use crate::plan::graph::{Graph, Plan, PlanOptions, VertexId};
+use crate::plan::{self, PlanError};
+use crate::registry::{Client, RegistryError};
+use crate::sandbox::net::resolv::HostDns;
+use crate::sandbox::runner::Sandboxes;
+use crate::snapshot::overlay::{SnapshotError, Snapshots};
+use crate::solve::{self, Options};
+use crate::store::{Store, StoreError};
+
+pub use resolve::{PullPolicy, Resolver};
+
+/// What a build works with.
+#[derive(Clone, Copy)]
+pub struct Environment<'a> {
+    /// Where everything is kept.
+    pub store: &'a Store,
+    /// Starts commands.
+    pub sandboxes: &'a Sandboxes,
+    /// Downloads.
+    pub net: &'a Net,
+    /// Registries.
+    pub registry: &'a Client,
+    /// For git.
+    pub git: &'a GitEnvironment,
+}
+
+/// What is to be built.
+pub struct Request {
+    /// Name of the Buildfile for messages.
+    pub file_name: String,
+    /// Its text.
+    pub text: String,
+    /// What planning needs.
+    pub plan: PlanOptions,
+    /// Directories of the client by context name; the main one's is empty.
+    pub contexts: BTreeMap<String, LocalContext>,
+    /// What RUN gets.
+    pub defaults: RunDefaults,
+    /// When registries are asked.
+    pub pull: PullPolicy,
+    /// Names of the image.
+    pub names: Vec<Reference>,
+    /// Where it goes; with none it stays in the store.
+    pub outputs: Vec<OutputSpec>,
+    /// Clamp file times in new layers to the epoch, when there is one.
+    pub rewrite_timestamps: bool,
+    /// Most steps at a time.
+    pub jobs: usize,
+    /// Progress.
+    pub events: EventSink,
+    /// Stops the build.
+    pub cancel: CancelToken,
+}
+
+/// What a build gave.
+#[derive(Debug)]
+pub struct Report {
+    /// The image, unless every output was of files.
+    pub image: Option<BuiltIndex>,
+    /// Findings about the Buildfile that did not stop the build.
+    pub warnings: Vec<Diagnostic>,
+    /// `--build-arg` that nothing consumed.
+    pub unused_build_args: Vec<String>,
+    /// Steps that ran.
+    pub executed: usize,
+    /// Steps taken from the store.
+    pub cached: usize,
+    /// Wall time.
+    pub took: Duration,
+}
+
+/// Where a failed step stands.
+#[derive(Debug, Clone)]
+pub struct FailedStep {
+    /// Number in events.
+    pub number: u32,
+    /// For people.
+    pub name: String,
+    /// In the Buildfile.
+    pub span: Option<Span>,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum BuildError {
+    #[error("the Buildfile has errors")]
+    Parse(Vec<Diagnostic>),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("{}", .source)]
+    Step {
+        step: FailedStep,
+        #[source]
+        source: Box<OpError>,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error(transparent)]
+    Output(#[from] OutputFailure),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("cannot read the host's DNS settings")]
+    Dns(#[source] crate::sandbox::net::resolv::ResolvError),
+    #[error("to push, the image needs a name: -t REGISTRY/NAME:TAG")]
+    NoName,
+    #[error("{0}")]
+    Load(String),
+    #[error("the build was stopped")]
+    Cancelled,
+}
+
+/// Builds.
+///
+/// # Errors
+/// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
+pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
+    let started = Instant::now();
+    let parsed = kiln_grammar::parse(&request.text);
+    if parsed.has_errors() {
+        return Err(BuildError::Parse(parsed.diagnostics));
+    }
+    let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
+    let plan = plan::plan(&parsed.buildfile, &request.plan, &resolver)?;
+    let snapshots = || Snapshots::new(environment.store);
+    let executor = LocalExecutor {
+        store: environment.store,
+        snapshots: snapshots()?,
+        sandboxes: environment.sandboxes,
+        fetcher: &resolver,
+        net: environment.net,
+        git: environment.git,
+        contexts: &request.contexts,
+        defaults: &request.defaults,
+        dns: HostDns::load().map_err(BuildError::Dns)?,
+        events: request.events.clone(),
+        cancel: request.cancel.clone(),
+        host: Platform::host(),
+        fetched: Fetched::default(),
+    };
+    let options =
+        Options { jobs: request.jobs, events: request.events.clone(), cancel: request.cancel.clone() };
+    let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
+    roots.dedup();
+    let stopped_before = request.cancel.is_cancelled();
+    let solved = solve::solve(&plan.graph, &roots, &executor, &options)
+        .map_err(|failure| failed(&plan.graph, failure.vertex, failure.error, stopped_before))?;
+    if request.cancel.is_cancelled() {
+        return Err(BuildError::Cancelled);
+    }
+    let image = output::write_all(environment, request, &plan, &solved, &snapshots()?)?;
+    Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
+}
+
+fn report(
+    mut warnings: Vec<Diagnostic>,
+    plan: Plan,
+    image: Option<BuiltIndex>,
+    (executed, cached): (usize, usize),
+    started: Instant,
+) -> Report {
+    warnings.extend(plan.diagnostics);
+    Report {
+        image,
+        warnings,
+        unused_build_args: plan.unused_build_args,
+        executed,
+        cached,
+        took: started.elapsed(),
+    }
+}
+
+fn failed(graph: &Graph, id: VertexId, error: OpError, stopped_before: bool) -> BuildError {
+    if matches!(error, OpError::Cancelled) || stopped_before {
+        return BuildError::Cancelled;
+    }
+    let vertex = graph.vertex(id);
+    let step = FailedStep {
+        number: solve::step_number(id),
+        name: vertex.name.clone(),
+        span: vertex.origin.as_ref().map(|origin| origin.span),
+    };
+    BuildError::Step { step, source: Box::new(error) }
+}
+
+impl Report {
+    /// The image id: the config's digest of a single image, the index' digest of several (semantics fact 98).
+    pub fn image_id(&self) -> Option<Digest> {
+        let image = self.image.as_ref()?;
+        match &image.images[..] {
+            [only] => Some(only.config_digest),
+            _ => Some(image.descriptor.digest),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Where the result goes.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::{BuildError, Environment, Request};
+use crate::base::events::Event;
+use crate::export::archive;
+use crate::export::assemble::{self, BuiltIndex};
+use crate::export::layers::{self, LayerOptions};
+use crate::export::spec::{self, Destination, OutputKind, OutputSpec};
+use crate::image::reference::Reference;
+use crate::layer::compress::Compression;
+use crate::ops::executor::VertexResult;
+use crate::plan::graph::{Plan, PlannedImage};
+use crate::registry::PushOptions;
+use crate::snapshot::overlay::Snapshots;
+use crate::solve::Solved;
+use crate::store::records::{ImageRecord, StepResult, now};
+
+/// Writes every output. Gives the image of the last one that is an image.
+pub(super) fn write_all(
+    environment: Environment<'_>,
+    request: &Request,
+    plan: &Plan,
+    solved: &Solved,
+    snapshots: &Snapshots<'_>,
+) -> Result<Option<BuiltIndex>, BuildError> {
+    let into_store = [OutputSpec::new(OutputKind::Image)];
+    let outputs = if request.outputs.is_empty() { &into_store[..] } else { &request.outputs };
+    let mut results = Vec::new();
+    for image in &plan.images {
+        match solved.results.get(&image.result) {
+            Some(VertexResult::Fs(result)) => results.push((image, result)),
+            _ => return Err(BuildError::Cancelled),
+        }
+    }
+    let mut built = None;
+    for output in outputs {
+        let writer = Writer { environment, request, plan, snapshots, output };
+        if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
+            writer.files(&results)?;
+        } else {
+            built = Some(writer.image(&results)?);
+        }
+    }
+    Ok(built)
+}
+
+struct Writer<'a> {
+    environment: Environment<'a>,
+    request: &'a Request,
+    plan: &'a Plan,
+    snapshots: &'a Snapshots<'a>,
+    output: &'a OutputSpec,
+}
+
+impl Writer<'_> {
+    fn epoch(&self) -> Option<i64> {
+        let own = self.output.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok());
+        own.or(self.plan.source_date_epoch)
+    }
+
+    fn file_epoch(&self) -> Option<i64> {
+        let rewrite = self.output.rewrite_timestamp.unwrap_or(self.request.rewrite_timestamps);
+        self.epoch().filter(|_| rewrite)
+    }
+
+    fn files(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<(), BuildError> {
+        let destination = self.output.destination.clone().unwrap_or(Destination::Path(PathBuf::from(".")));
+        let mut roots = Vec::new();
+        for (image, result) in results {
+            let name = image.platform.to_string().replace('/', "_");
+            roots.push((name, self.snapshots.view(&result.state.layers)?));
+        }
+        let split = self.output.platform_split.unwrap_or(roots.len() > 1);
+        match (&self.output.kind, &destination, &roots[..]) {
+            (OutputKind::Local, Destination::Path(path), _) => archive::write_tree(&roots, path, split)?,
+            (_, _, [(_, root)]) => archive::write_tree_tar(root, self.file_epoch(), &destination)?,
+            _ => {
+                return Err(BuildError::Load(
+                    "a tar of the files holds one platform: choose one with --platform, or use type=local".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Vec<Reference> {
+        let mut names = self.request.names.clone();
+        for name in &self.output.names {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+
+    fn image(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<BuiltIndex, BuildError> {
+        let store = self.environment.store;
+        let level = self.output.compression_level;
+        let options = LayerOptions {
+            epoch: self.file_epoch(),
+            compression: match self.output.compression {
+                Some(spec::Compression::Uncompressed) => Compression::None,
+                Some(spec::Compression::Zstd) => Compression::zstd(level),
+                Some(spec::Compression::Gzip) | None => Compression::gzip(level),
+            },
+            force: self.output.force_compression,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            cancel: self.request.cancel.clone(),
+        };
+        let mut images = Vec::new();
+        for (planned, result) in results {
+            let layers = layers::export(store, self.snapshots, &result.state, &options)?;
+            let epoch = self.epoch();
+            images.push(assemble::image(store, planned, &result.trail, layers, epoch, self.output)?);
+        }
+        let built = assemble::index(store, images, self.output)?;
+        if self.request.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        let names = self.names();
+        match self.output.kind {
+            OutputKind::Oci | OutputKind::Docker => self.archive(&built, &names)?,
+            OutputKind::Image => {
+                self.keep(&built, &names)?;
+                if self.output.push {
+                    self.push(&built, &names)?;
+                }
+            }
+            OutputKind::CacheOnly | OutputKind::Local | OutputKind::Tar => {}
+        }
+        Ok(built)
+    }
+
+    fn archive(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        let store = self.environment.store;
+        let docker = self.output.kind == OutputKind::Docker;
+        match &self.output.destination {
+            Some(Destination::Path(path)) if !self.output.archive => {
+                Ok(archive::write_directory(store, built, names, path)?)
+            }
+            Some(destination) => Ok(archive::write_archive(store, built, names, destination, docker)?),
+            None if docker => self.load(built, names),
+            None => Ok(archive::write_archive(store, built, names, &Destination::Stdout, false)?),
+        }
+    }
+
+    /// Gives the image its names in the store.
+    fn keep(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        for name in names {
+            self.environment.store.database().name_image(&ImageRecord {
+                name: name.to_string(),
+                media_type: built.descriptor.media_type.clone(),
+                digest: built.descriptor.digest,
+                size_bytes: built.size_bytes(),
+                created: now(),
+            })?;
+        }
+        Ok(self.environment.store.write_index()?)
+    }
+
+    fn push(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        if names.is_empty() {
+            return Err(BuildError::NoName);
+        }
+        let Environment { store, registry, .. } = self.environment;
+        for name in names {
+            for image in &built.images {
+                for blob in image.manifest.layers.iter().chain([&image.manifest.config]) {
+                    let progress = |done_bytes| {
+                        self.request.events.send(Event::Progress {
+                            step: 0,
+                            what: format!("pushing sha256:{}", blob.digest.short()),
+                            done_bytes,
+                            total_bytes: Some(blob.size),
+                        });
+                    };
+                    let options = PushOptions { progress: Some(&progress), ..PushOptions::default() };
+                    registry.push_blob(name, blob, &store.blob_path(&blob.digest), &options)?;
+                }
+                if built.images.len() > 1 {
+                    let digest = image.descriptor.digest;
+                    let by_digest = Reference { tag: None, digest: Some(digest), ..name.clone() };
+                    let bytes = store.read_blob(&digest, image.descriptor.size)?;
+                    registry.put_manifest(&by_digest, &image.descriptor.media_type, &bytes)?;
+                }
+            }
+            let root = &built.descriptor;
+            let bytes = store.read_blob(&root.digest, root.size)?;
+            let target = if self.output.push_by_digest {
+                Reference { tag: None, digest: Some(root.digest), ..name.clone() }
+            } else {
+                name.clone()
+            };
+            registry.put_manifest(&target, &root.media_type, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the image to docker or podman, whichever answers.
+    fn load(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        let dir = self.environment.store.temporary()?;
+        let path = dir.path().join("image.tar");
+        let destination = Destination::Path(path.clone());
+        archive::write_archive(self.environment.store, built, names, &destination, true)?;
+        let mut tried = Vec::new();
+        for engine in ["docker", "podman"] {
+            let output = Command::new(engine).arg("load").arg("-i").arg(&path).stdin(Stdio::null()).output();
+            match output {
+                Ok(output) if output.status.success() => return Ok(()),
+                Ok(output) => {
+                    let text = String::from_utf8_lossy(&output.stderr);
+                    tried.push(format!("{engine}: {}", text.lines().last().unwrap_or("failed").trim()));
+                }
+                Err(error) => tried.push(format!("{engine}: {error}")),
+            }
+        }
+        Err(BuildError::Load(format!("no engine took the image ({})", tried.join("; "))))
+    }
+}

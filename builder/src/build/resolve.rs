@@ -1,0 +1,245 @@
+//! Images by name: kiln's own, OCI layouts, registries.
+//!
+//! Invariants: manifest and config of what was resolved are blobs of the store, verified; layers are fetched only
+//! when a step needs them.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Environment;
+use crate::base::cancel::CancelToken;
+use crate::base::digest::Digest;
+use crate::base::limits::MAX_METADATA_BYTES;
+use crate::context::layout::{self, Layout, LayoutRef};
+use crate::image::config::ImageConfig;
+use crate::image::manifest::{Descriptor, Index, Manifest};
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::layer::blob::VerifiedReader;
+use crate::ops::{LayerFetcher, OpError};
+use crate::plan::graph::{BlobLocation, ImageLayer, ImageRequest, ImageResolver, ResolveError, ResolvedImage};
+use crate::store::IncomingBlob;
+
+/// When a registry is asked for a base image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// Every time.
+    Always,
+    /// When the name was never resolved here.
+    #[default]
+    Missing,
+    /// Never.
+    Never,
+}
+
+/// Finds images and brings their layers.
+pub struct Resolver<'a> {
+    environment: Environment<'a>,
+    pull: PullPolicy,
+    cancel: CancelToken,
+    /// Layouts by path, opened once.
+    layouts: Mutex<Vec<Arc<Layout>>>,
+}
+
+impl<'a> Resolver<'a> {
+    /// A resolver for one build.
+    pub fn new(environment: Environment<'a>, pull: PullPolicy, cancel: CancelToken) -> Self {
+        Self { environment, pull, cancel, layouts: Mutex::default() }
+    }
+
+    fn layout(&self, reference: &LayoutRef) -> Result<(usize, Arc<Layout>), layout::LayoutError> {
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = layouts.iter().position(|layout| layout.path() == reference.path) {
+            return Ok((number, layouts[number].clone()));
+        }
+        let layout = Arc::new(Layout::open(&reference.path)?);
+        layouts.push(layout.clone());
+        Ok((layouts.len() - 1, layout))
+    }
+
+    fn from_layout(&self, text: &str, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
+        let reference = LayoutRef::parse(text);
+        let find = || -> Result<ResolvedImage, Box<dyn std::error::Error + Send + Sync>> {
+            let (number, layout) = self.layout(&reference)?;
+            let found = layout.find(&reference, platform)?;
+            let config = layout.blob_bytes(&found.manifest.config.digest)?;
+            self.environment.store.put_blob(&config)?;
+            let location = BlobLocation::Layout(number);
+            Ok(assemble(text, found.descriptor.digest, &found.manifest, &config, location)?)
+        };
+        find().map_err(|error| ResolveError {
+            message: explain(&*error),
+            hint: Some("write oci-layout://DIR, oci-layout://DIR:TAG or oci-layout://DIR@DIGEST".to_owned()),
+        })
+    }
+
+    /// An image whose manifest or index is in the store.
+    fn from_store(
+        &self,
+        name: &str,
+        digest: &Digest,
+        platform: &Platform,
+        location: &BlobLocation,
+    ) -> Option<ResolvedImage> {
+        let store = self.environment.store;
+        let mut digest = *digest;
+        let mut bytes = store.read_blob(&digest, MAX_METADATA_BYTES).ok()?;
+        if layout::is_index(&Descriptor::new("", digest, 0), &bytes) {
+            let index: Index = serde_json::from_slice(&bytes).ok()?;
+            digest = index.choose(platform)?.digest;
+            bytes = store.read_blob(&digest, MAX_METADATA_BYTES).ok()?;
+        }
+        let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
+        let config = store.read_blob(&manifest.config.digest, MAX_METADATA_BYTES).ok()?;
+        assemble(name, digest, &manifest, &config, location.clone()).ok()
+    }
+
+    fn from_registry(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
+        let Environment { store, registry, .. } = self.environment;
+        let name = reference.to_string();
+        let from_registry = |error: &crate::registry::RegistryError| ResolveError {
+            message: format!("cannot find the image `{}`: {}", reference.familiar(), explain(error)),
+            hint: error.hint(),
+        };
+        let from_store = |error: &(dyn std::error::Error + 'static)| ResolveError {
+            message: format!("cannot keep what `{name}` is: {}", explain(error)),
+            hint: None,
+        };
+        let resolved = registry.resolve(reference, platform).map_err(|e| from_registry(&e))?;
+        let config = registry.blob_bytes(reference, &resolved.manifest.config).map_err(|e| from_registry(&e))?;
+        store.put_blob(&resolved.bytes).map_err(|e| from_store(&e))?;
+        store.put_blob(&config).map_err(|e| from_store(&e))?;
+        let location = BlobLocation::Registry(reference.clone());
+        let image = assemble(&name, resolved.digest, &resolved.manifest, &config, location).map_err(|reason| {
+            ResolveError { message: format!("the image `{name}` is malformed: {reason}"), hint: None }
+        })?;
+        store
+            .database()
+            .set_resolved(&name, &platform.to_string(), &resolved.digest)
+            .map_err(|e| from_store(&e))?;
+        Ok(image)
+    }
+}
+
+/// An error with its causes on one line.
+fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Transparent errors repeat their source.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn assemble(
+    name: &str,
+    digest: Digest,
+    manifest: &Manifest,
+    config: &[u8],
+    location: BlobLocation,
+) -> Result<ResolvedImage, String> {
+    let config = ImageConfig::from_bytes(config).map_err(|e| format!("its config cannot be read: {e}"))?;
+    let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+    if layers != diff_ids {
+        return Err(format!("its manifest has {layers} layers, but its config has {diff_ids} diff_ids"));
+    }
+    let layers = config
+        .rootfs
+        .diff_ids
+        .iter()
+        .zip(&manifest.layers)
+        .map(|(diff_id, descriptor)| ImageLayer { diff_id: *diff_id, descriptor: descriptor.clone() })
+        .collect();
+    Ok(ResolvedImage { name: name.to_owned(), digest, config, layers, location })
+}
+
+impl ImageResolver for Resolver<'_> {
+    fn resolve(&self, request: &ImageRequest) -> Result<Arc<ResolvedImage>, ResolveError> {
+        if let Some(text) = request.name.strip_prefix(layout::PREFIX) {
+            return self.from_layout(text, &request.platform).map(Arc::new);
+        }
+        let reference: Reference = request
+            .name
+            .parse()
+            .map_err(|e: crate::image::reference::ReferenceError| ResolveError { message: e.to_string(), hint: None })?;
+        let store = self.environment.store;
+        let name = reference.to_string();
+        let fail = |e: crate::store::StoreError| ResolveError { message: explain(&e), hint: None };
+        // A digest means the same bytes for ever, so only names need asking.
+        if self.pull != PullPolicy::Always || reference.digest.is_some() {
+            let own = store.database().images().map_err(fail)?;
+            if let Some(image) = own.iter().find(|image| image.name == name)
+                && let Some(found) =
+                    self.from_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
+            {
+                return Ok(Arc::new(found));
+            }
+            let known = store.database().resolved(&name, &request.platform.to_string()).map_err(fail)?;
+            let location = BlobLocation::Registry(reference.clone());
+            if let Some(digest) = known
+                && let Some(found) = self.from_store(&name, &digest, &request.platform, &location)
+            {
+                return Ok(Arc::new(found));
+            }
+        }
+        if self.pull == PullPolicy::Never {
+            return Err(ResolveError {
+                message: format!("the image `{}` is not in the store", reference.familiar()),
+                hint: Some("--pull=never forbids asking its registry; use --pull=missing".to_owned()),
+            });
+        }
+        if self.cancel.is_cancelled() {
+            return Err(ResolveError { message: "cancelled".to_owned(), hint: None });
+        }
+        self.from_registry(&reference, &request.platform).map(Arc::new)
+    }
+}
+
+impl LayerFetcher for Resolver<'_> {
+    fn fetch(
+        &self,
+        image: &ResolvedImage,
+        layer: &ImageLayer,
+        incoming: &IncomingBlob,
+        progress: &dyn Fn(u64),
+        _cancel: &CancelToken,
+    ) -> Result<(), OpError> {
+        let descriptor = &layer.descriptor;
+        let missing = || OpError::NoLayer { digest: descriptor.digest, image: image.name.clone() };
+        let mut writer = incoming.writer()?;
+        match &image.location {
+            BlobLocation::Registry(reference) => {
+                self.environment.registry.blob(reference, descriptor, &mut writer, progress)?;
+            }
+            BlobLocation::Layout(number) => {
+                let layout = {
+                    let layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+                    layouts.get(*number).cloned().ok_or_else(missing)?
+                };
+                let blob = layout.blob(&descriptor.digest).map_err(|_| missing())?;
+                let mut verified = VerifiedReader::new(blob, descriptor.digest, Some(descriptor.size));
+                io::copy(&mut verified, &mut writer).map_err(|source| OpError::Io {
+                    action: format!("read layer {} of `{}`", descriptor.digest, image.name),
+                    source,
+                })?;
+            }
+            BlobLocation::Store => return Err(missing()),
+        }
+        let (buffer, digest, _) = writer.finish();
+        buffer.into_inner().map_err(|e| OpError::Io {
+            action: format!("store layer {}", descriptor.digest),
+            source: e.into_error(),
+        })?;
+        if digest != descriptor.digest {
+            return Err(crate::store::StoreError::WrongDigest { expected: descriptor.digest, actual: digest }.into());
+        }
+        Ok(())
+    }
+}
+
