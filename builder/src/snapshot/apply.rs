@@ -102,14 +102,15 @@ impl Maker {
         Self { ownership, warnings: Warnings::default(), file_bytes: 0, buffer: Vec::new() }
     }
 
-    /// Makes a node that does not exist yet; hard links are the caller's. Directories get their time later.
+    /// Makes a node that does not exist yet; hard links are the caller's. Directories get their time later. False
+    /// when the node had to be left out.
     fn make<R: Read>(
         &mut self,
         place: Place<'_>,
         entry: &Entry,
         metadata: &Metadata,
         data: &mut Reader<R>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<bool, ApplyError> {
         match entry.kind {
             Kind::File => {
                 let file = place.make_file()?;
@@ -120,12 +121,13 @@ impl Maker {
             Kind::Symlink => place.make_symlink(&entry.link)?,
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 if !place.make_special(entry.kind, entry.device, &mut self.warnings)? {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
-            Kind::HardLink => return Ok(()),
+            Kind::HardLink => return Ok(false),
         }
-        self.set(place, metadata)
+        self.set(place, metadata)?;
+        Ok(true)
     }
 
     fn set(&mut self, place: Place<'_>, metadata: &Metadata) -> Result<(), ApplyError> {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::layer::tar::{Entry, Kind, Writer};
-use crate::sys::rootdir::RootDir;
 use crate::sys::xattr;
 
 /// True for root; says so when not, because the test is skipped then.
@@ -116,7 +115,7 @@ impl Merged {
     pub(super) fn mount(at: &Path, layers: &[&Path]) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let layers: Vec<_> = layers.iter().map(|p| p.display().to_string()).collect();
-        let options = format!("lowerdir={},userxattr,redirect_dir=off,metacopy=off", layers.join(":"));
+        let options = format!("lowerdir={},userxattr,metacopy=off", layers.join(":"));
         let output =
             Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(at).output();
         match output {
@@ -126,10 +125,6 @@ impl Merged {
                 None
             }
         }
-    }
-
-    pub(super) fn root(&self) -> RootDir {
-        RootDir::open(&self.path).unwrap()
     }
 }
 

@@ -142,7 +142,11 @@ impl Copier<'_> {
             Kind::HardLink => {
                 let target = self.dest.entry(&entry.link, Last::Keep, None)?;
                 let target = Place { dir: target.dir.as_fd(), name: &target.name, path: &entry.link };
-                return Ok(place.make_hard_link(target)?);
+                // Missing when it is a device that could not be made.
+                return match target.stat()? {
+                    Some(_) => Ok(place.make_hard_link(target)?),
+                    None => Ok(()),
+                };
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 if !place.make_special(entry.kind, entry.device, &mut self.copied.warnings)? {

@@ -30,6 +30,8 @@ struct Layer<'a> {
     /// Times that directories shall have at the end.
     times: BTreeMap<Vec<u8>, (i64, u32)>,
     implied: BTreeSet<Vec<u8>>,
+    /// Devices that could not be made; links to them are left out as well.
+    skipped: BTreeSet<Vec<u8>>,
     /// The directory that the last entry was put in.
     cached: Option<Parent>,
     whiteouts: u64,
@@ -65,6 +67,7 @@ pub(super) fn apply(
         opaque: BTreeSet::new(),
         times: BTreeMap::new(),
         implied: BTreeSet::new(),
+        skipped: BTreeSet::new(),
         cached: None,
         whiteouts: 0,
     };
@@ -156,7 +159,9 @@ impl Layer<'_> {
             if let Some(stat) = &found {
                 self.forget(place, stat, &path)?;
             }
-            self.maker.make(place, entry, &metadata, data)?;
+            if !self.maker.make(place, entry, &metadata, data)? {
+                self.skipped.insert(path.clone());
+            }
             if entry.kind == Kind::Directory && found.is_some() && self.lower_dir(&real)? {
                 // What was here so far had hidden the lower directory; its content must not come back.
                 self.make_opaque(place.open_dir()?.as_fd(), &real)?;
@@ -186,6 +191,7 @@ impl Layer<'_> {
             Some(stat) if is_whiteout(&stat) => return Err(no_target()),
             Some(stat) if file_type(&stat).is_dir() => return Err(to_directory()),
             Some(_) => {}
+            None if self.skipped.contains(&target_real.join(&b'/')) => return Ok(()),
             None => {
                 let found = self.find_lower(&target_real)?.ok_or_else(no_target)?;
                 if file_type(&found.stat).is_dir() {

@@ -6,7 +6,7 @@
 //! - an entry replaces what has its name, symlinks too; only a directory on a directory keeps the content;
 //! - symlinks on the way to an entry are followed inside the root; hard links lead to files below the destination.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -46,6 +46,8 @@ struct Unpacker<'a> {
     /// The directory that the last entry was put in: as stated, opened, and resolved.
     cached: Option<(Vec<u8>, OwnedFd, Vec<u8>)>,
     times: BTreeMap<Vec<u8>, (i64, u32)>,
+    /// Devices that could not be made; links to them are left out as well.
+    skipped: BTreeSet<Vec<u8>>,
 }
 
 /// Unpacks the uncompressed archive `reader` into the directory `dest` of `root`, which is made when it does not
@@ -63,6 +65,7 @@ pub fn unpack_archive(
         maker: Maker::new(options.ownership),
         cached: None,
         times: BTreeMap::new(),
+        skipped: BTreeSet::new(),
     };
     unpacker.dest = unpacker.directory(dest)?.1;
     let mut reader = Reader::new(BufReader::with_capacity(64 * 1024, reader));
@@ -127,7 +130,9 @@ impl Unpacker<'_> {
             }
         }
         let replaced = self.replace(place, path)?;
-        self.maker.make(place, entry, &metadata, data)?;
+        if !self.maker.make(place, entry, &metadata, data)? {
+            self.skipped.insert(path.to_vec());
+        }
         Ok(replaced || entry.kind == Kind::Symlink)
     }
 
@@ -149,6 +154,7 @@ impl Unpacker<'_> {
         };
         let source = Place { dir: found.dir.as_fd(), name: &found.name, path: &entry.link };
         match source.stat()? {
+            None if self.skipped.contains(&found.real) => return Ok(false),
             None => return Err(ApplyError::LinkTarget { path: link, target }),
             Some(stat) if file_type(&stat).is_dir() => {
                 return Err(ApplyError::LinkToDirectory { path: link, target });
