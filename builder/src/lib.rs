@@ -21,5 +21,6 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod solve;
 pub mod store;
+pub mod snapshot;
 pub mod sys;
 pub mod ui;
