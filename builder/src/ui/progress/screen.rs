@@ -1,6 +1,6 @@
 //! The part of a terminal that is drawn again and again, below lines that stay.
 //!
-//! Drawn with three escape sequences (cursor up, erase line, erase below) instead of indicatif: that pads every
+//! Drawn with three escape sequences (cursor up, cursor down, erase line) instead of indicatif: that pads every
 //! line to the full width and counts rows at the old width, so a resized terminal keeps remains of old frames.
 //!
 //! Invariants:
@@ -16,6 +16,7 @@ pub struct Screen {
     out: Output,
     /// Widths of the lines of the last frame.
     drawn: Vec<usize>,
+    columns: usize,
 }
 
 /// A line with its colour.
@@ -30,7 +31,7 @@ pub struct Styled {
 impl Screen {
     /// A screen on `out`, with nothing drawn.
     pub fn new(out: Output) -> Self {
-        Self { out, drawn: Vec::new() }
+        Self { out, drawn: Vec::new(), columns: 0 }
     }
 
     /// Writes `above` where it stays, then the frame below it.
@@ -43,6 +44,12 @@ impl Screen {
         if rows > 0 {
             bytes.push_str(&format!("\x1b[{rows}A\r"));
         }
+        // Rows that a resize wrapped stay marked as one line until they are erased, and the next resize would join
+        // what is written over them. Otherwise lines are overwritten in place, which flickers less.
+        if columns != self.columns {
+            erase(&mut bytes, rows);
+        }
+        self.columns = columns;
         for line in above.iter().chain(frame) {
             if line.code.is_empty() {
                 bytes.push_str(&line.text);
@@ -51,9 +58,7 @@ impl Screen {
             }
             bytes.push_str("\x1b[K\n");
         }
-        if rows > 0 {
-            bytes.push_str("\x1b[J");
-        }
+        erase(&mut bytes, rows.saturating_sub(above.len() + frame.len()));
         self.drawn = frame.iter().map(|line| text::width(&line.text)).collect();
         self.out.write(bytes.as_bytes());
     }
@@ -61,5 +66,14 @@ impl Screen {
     /// Rows that the last frame takes now: a terminal that became narrower has wrapped its lines.
     fn rows(&self, columns: usize) -> usize {
         self.drawn.iter().map(|width| width.div_ceil(columns.max(1)).max(1)).sum()
+    }
+}
+
+/// Erases rows from the cursor's on and returns to it. Row by row, as `erase below` at the top of the screen makes
+/// tmux keep the rows in its history.
+fn erase(bytes: &mut String, rows: usize) {
+    if rows > 0 {
+        bytes.push_str(&"\x1b[2K\x1b[B".repeat(rows));
+        bytes.push_str(&format!("\x1b[{rows}A"));
     }
 }

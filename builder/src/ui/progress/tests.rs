@@ -222,7 +222,7 @@ fn json_never_splits_a_character() {
     assert_eq!(logs, ["a", "\u{6f22}b", "\u{fffd}", "\u{fffd}"]);
 }
 
-/// What a terminal shows after `text`: cursor up, erase line, erase below, without scrolling.
+/// What a terminal shows after `text`: cursor up and down, erase line, without scrolling.
 fn terminal_rows(text: &str) -> Vec<String> {
     let mut rows = vec![String::new()];
     let mut row = 0;
@@ -232,7 +232,8 @@ fn terminal_rows(text: &str) -> Vec<String> {
             let end = sequence.find(|c: char| c.is_ascii_alphabetic()).unwrap();
             match &sequence[end..=end] {
                 "A" => row -= sequence[..end].parse::<usize>().unwrap(),
-                "J" => rows.truncate(row),
+                "B" => row += 1,
+                "K" if &sequence[..end] == "2" => rows[row].clear(),
                 // Lines are written from the first column and erased at their end.
                 "K" => {}
                 other => panic!("unexpected sequence {other}"),
@@ -326,7 +327,11 @@ fn tty_erases_what_a_narrower_terminal_wrapped() {
     screen.draw(&[], &[line("0123456789"), line("01234")], 20);
     let before = buffer.text().len();
     screen.draw(&[line("above")], &[line("x")], 4);
-    assert_eq!(&buffer.text()[before..], "\x1b[5A\rabove\x1b[K\nx\x1b[K\n\x1b[J");
+    assert_eq!(
+        &buffer.text()[before..],
+        "\x1b[5A\r\x1b[2K\x1b[B\x1b[2K\x1b[B\x1b[2K\x1b[B\x1b[2K\x1b[B\x1b[2K\x1b[B\x1b[5A\
+         above\x1b[K\nx\x1b[K\n\x1b[2K\x1b[B\x1b[2K\x1b[B\x1b[2K\x1b[B\x1b[3A"
+    );
 }
 
 #[test]

@@ -41,9 +41,9 @@ impl Tty {
 
     /// Takes an event in; draws unless a frame was drawn just now.
     pub fn handle(&mut self, event: &Event, steps: &Steps, now: Duration) {
-        let columns = usable((self.size)().columns);
         match event {
             Event::Finished { step, outcome, took } => {
+                let columns = usable((self.size)().columns);
                 let name = steps.name(*step).unwrap_or_default();
                 self.above.push(finished(&name, outcome, *took, columns));
                 if let Outcome::Failed(message) = outcome {
