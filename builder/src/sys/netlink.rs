@@ -304,11 +304,10 @@ impl Socket {
         self.transact(&request)
     }
 
-    /// Gives `lo` an address and makes it the way out for every address of the same family.
+    /// Gives `lo` an address and routes every address of the same family to the namespace itself.
     ///
-    /// IPv4 gets a unicast default route. IPv6 turns a unicast route over `lo` into one that refuses
-    /// (`fib6_is_reject`), so there it is a `local` route; what is sent there is then refused or redirected by
-    /// nf_tables, so the difference does not show.
+    /// The route is a `local` one. IPv6 turns a unicast default route over `lo` into one that refuses
+    /// (`fib6_is_reject`), and IPv4 drops what such a route sends before a filter could answer it.
     pub fn route_everything_over_loopback(&self, address: IpAddr) -> Result<(), NetlinkError> {
         let mut request = Request::default();
         let (family, bits) = family_and_bits(address);
@@ -325,13 +324,13 @@ impl Socket {
         request.attribute(1, &value); // IFA_ADDRESS
         request.attribute(2, &value); // IFA_LOCAL
 
-        // table main, protocol boot, type unicast or local; scope link for IPv4.
-        let (scope, kind) = if address.is_ipv4() { (253, 1) } else { (0, 2) };
+        // Table main, protocol boot, type local; the scope is that of a host and only IPv4 has scopes.
+        let scope = if address.is_ipv4() { 254 } else { 0 };
         request.message(
             "add the default route",
             RTM_NEWROUTE,
             NLM_F_CREATE | NLM_F_EXCL,
-            &[family, 0, 0, 0, 254, 3, scope, kind, 0, 0, 0, 0],
+            &[family, 0, 0, 0, 254, 3, scope, 2, 0, 0, 0, 0],
         );
         request.attribute(4, &LOOPBACK_INDEX.to_ne_bytes()); // RTA_OIF
         request.attribute(7, &value); // RTA_PREFSRC

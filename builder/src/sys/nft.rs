@@ -14,8 +14,13 @@
 //! | | | link-local, 0.0.0.0/8, multicast: accept | never forwarded; `refuse` answers, so connect fails at once |
 //! | | | tcp: redirect | to the listener |
 //! | | | udp port 53: redirect | to the DNS forwarder |
-//! | `refuse` | filter output, after nat | loopback, own address: accept | includes what was redirected |
-//! | | | everything else: reject | no hang for QUIC, NTP, ping |
+//! | `refuse` | filter input, where the packets arrive | loopback, own address: accept | includes what was redirected |
+//! | | | tcp: reject with a reset | link-local and such |
+//! | | | everything else: reject with port-unreachable | no hang for QUIC, NTP, ping |
+//!
+//! `refuse` is not at the output hook because a packet refused there makes send(2) fail with EPERM, which
+//! programs do not expect; at the input hook, which packets reach because every address is routed to the
+//! namespace itself, the refusal comes back as from a far machine.
 
 use std::net::IpAddr;
 
@@ -32,7 +37,8 @@ const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
 const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
 
-const HOOK_LOCAL_OUT: u32 = 3;
+const HOOK_INPUT: u32 = 1;
+const HOOK_OUTPUT: u32 = 3;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const ACCEPT: u32 = 1;
@@ -46,6 +52,8 @@ const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const REJECT_ICMP: u32 = 0;
+const REJECT_TCP_RESET: u32 = 1;
 const DNS_PORT: u16 = 53;
 
 /// Where the traffic of one address family goes.
@@ -99,8 +107,8 @@ impl Ruleset<'_> {
         let header = self.header();
         self.request.message("create an nftables table", NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, &header);
         self.request.attribute_text(1, TABLE);
-        self.chain(REDIRECT_CHAIN, "nat", PRIORITY_DSTNAT);
-        self.chain(REFUSE_CHAIN, "filter", PRIORITY_FILTER);
+        self.chain(REDIRECT_CHAIN, "nat", HOOK_OUTPUT, PRIORITY_DSTNAT);
+        self.chain(REFUSE_CHAIN, "filter", HOOK_INPUT, PRIORITY_FILTER);
 
         self.accept_own(REDIRECT_CHAIN);
         self.accept_unroutable();
@@ -116,21 +124,26 @@ impl Ruleset<'_> {
             rule.redirect_to(redirect.dns_port);
         });
         self.accept_own(REFUSE_CHAIN);
-        let code = if self.v4 { 3 } else { 4 };
-        self.rule(REFUSE_CHAIN, |rule| rule.reject_port_unreachable(code));
+        let port_unreachable = if self.v4 { 3 } else { 4 };
+        // TCP takes an ICMP error for a passing trouble while it connects; a reset ends the attempt.
+        self.rule(REFUSE_CHAIN, |rule| {
+            rule.match_protocol(TCP);
+            rule.reject(REJECT_TCP_RESET, 0);
+        });
+        self.rule(REFUSE_CHAIN, |rule| rule.reject(REJECT_ICMP, port_unreachable));
     }
 
     fn header(&self) -> [u8; 4] {
         generic_header(if self.v4 { 2 } else { 10 }, 0)
     }
 
-    fn chain(&mut self, name: &str, kind: &str, priority: i32) {
+    fn chain(&mut self, name: &str, kind: &str, hook_number: u32, priority: i32) {
         let header = self.header();
         self.request.message("create an nftables chain", NEW_CHAIN, NLM_F_CREATE | NLM_F_EXCL, &header);
         self.request.attribute_text(1, TABLE);
         self.request.attribute_text(3, name);
         self.request.nested(4, |hook| {
-            hook.attribute_be32(1, HOOK_LOCAL_OUT);
+            hook.attribute_be32(1, hook_number);
             hook.attribute(2, &priority.to_be_bytes());
         });
         self.request.attribute_be32(5, ACCEPT);
@@ -244,9 +257,9 @@ impl Rule<'_> {
         self.expression("redir", |data| data.attribute_be32(1, REGISTER_1));
     }
 
-    fn reject_port_unreachable(&mut self, code: u8) {
+    fn reject(&mut self, kind: u32, code: u8) {
         self.expression("reject", |data| {
-            data.attribute_be32(1, 0);
+            data.attribute_be32(1, kind);
             data.attribute(2, &[code]);
         });
     }

@@ -270,7 +270,7 @@ impl Server {
                 // A client that was reset has nobody left to connect for; one that has ended its sending
                 // may still wait for an answer.
                 Ok(()) if relay.is_connecting() => {
-                    if sockopt::socket_error(relay.client()).is_ok_and(|error| error.is_err()) {
+                    if relay.has_failed() {
                         self.reset(place);
                     }
                     return;
@@ -280,8 +280,11 @@ impl Server {
             }
         }
         self.pump(place);
-        // After the data that came before the error.
-        if flags.contains(EventFlags::ERR) {
+        // After the data that came before the error. The event alone proves nothing: it may be about an
+        // earlier attempt to connect.
+        let failed = flags.contains(EventFlags::ERR)
+            && self.relays.get_mut(place).is_some_and(|relay| relay.has_failed());
+        if failed {
             self.reset(place);
         }
     }

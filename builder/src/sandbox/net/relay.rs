@@ -110,6 +110,14 @@ impl Relay {
         }
     }
 
+    /// True when one of the sockets has an error that nobody was told yet.
+    pub(super) fn has_failed(&self) -> bool {
+        [Some(&self.client), self.upstream.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|socket| !matches!(sockopt::socket_error(socket), Ok(Ok(()))))
+    }
+
     /// Copies what can be copied now.
     pub(super) fn pump(&mut self, pipes: &mut PipePool) -> Progress {
         let Some(upstream) = &self.upstream else { return Progress::Wait };

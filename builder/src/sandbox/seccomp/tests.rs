@@ -197,7 +197,7 @@ fn inside_the_filter() {
         let errno = crate::sys::seccomp::probe(call.number);
         assert_eq!(errno, Some(call.errno), "{}", call.name);
     }
-    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("status");
     let line = |name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).map(str::to_owned)
     };
