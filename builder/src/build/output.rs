@@ -103,8 +103,15 @@ impl Writer<'_> {
             epoch: self.file_epoch(),
             compression: match self.output.compression {
                 Some(spec::Compression::Uncompressed) => Compression::None,
-                Some(spec::Compression::Zstd) => Compression::zstd(level),
-                Some(spec::Compression::Gzip) | None => Compression::gzip(level),
+                Some(spec::Compression::Zstd) => match level {
+                    // buildx counts from 0; zstd's 0 means its default.
+                    None | Some(0) => Compression::DEFAULT_ZSTD,
+                    Some(level) => Compression::Zstd { level: level as i32 },
+                },
+                Some(spec::Compression::Gzip) | None => match level {
+                    None => Compression::DEFAULT_GZIP,
+                    Some(level) => Compression::Gzip { level: level.max(1) as _ },
+                },
             },
             force: self.output.force_compression,
             threads: std::thread::available_parallelism().map_or(1, usize::from),

@@ -55,5 +55,3 @@ mod tests {
         }
     }
 }
-//! Build contexts: directories of the client, what is left out of them, and fingerprints of their files.
-

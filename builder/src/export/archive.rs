@@ -15,6 +15,7 @@ use super::assemble::BuiltIndex;
 use super::spec::Destination;
 use crate::image::manifest::{Descriptor, Index, to_bytes};
 use crate::image::reference::Reference;
+use crate::snapshot::diff::{DiffError, LayerOptions};
 use crate::snapshot::tree;
 use crate::store::{Store, StoreError};
 use crate::sys::rootdir::RootDir;
@@ -35,7 +36,7 @@ pub enum OutputFailure {
     Tree {
         path: PathBuf,
         #[source]
-        source: tree::TreeError,
+        source: DiffError,
     },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -265,7 +266,7 @@ pub fn write_tree(roots: &[(String, RootDir)], path: &Path, split: bool) -> Resu
     for (platform, root) in roots {
         let target = if split { path.join(platform) } else { path.to_owned() };
         fs::create_dir_all(&target).map_err(OutputFailure::write(&target))?;
-        tree::copy_tree(root, &target).map_err(|source| OutputFailure::Tree { path: target, source })?;
+        tree::copy_tree(root, &target, &tree::CopyOptions::default()).map_err(|source| OutputFailure::Tree { path: target, source })?;
     }
     Ok(())
 }
@@ -278,8 +279,8 @@ pub fn write_tree_tar(
 ) -> Result<(), OutputFailure> {
     let (target, mut writer) = Target::open(destination)?;
     let path = target.path();
-    let options = tree::TreeOptions { epoch };
-    tree::write_tree_tar(root, &options, &mut writer).map_err(|source| OutputFailure::Tree { path, source })?;
+    let options = LayerOptions { epoch, observer: None };
+    tree::write_tree_tar(root, options, &mut writer).map_err(|source| OutputFailure::Tree { path, source })?;
     target.finish(writer)
 }
 

@@ -12,7 +12,7 @@ use crate::base::digest::DiffId;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::blob::LayerSink;
 use crate::layer::compress::{self, Compression};
-use crate::snapshot::diff::{self, WriteOptions};
+use crate::snapshot::diff;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
 use crate::store::records::{BlobRecord, FsState, LayerRef};
 use crate::store::{Store, StoreError};
@@ -129,7 +129,8 @@ fn write(
     let upper = snapshots.layer_dir(&layer.snapshot)?;
     let view = if below.is_empty() || layer.standalone { None } else { Some(snapshots.view(below)?) };
     let (incoming, mut sink) = sink(store, options)?;
-    diff::write_layer(&upper, view.as_ref(), &WriteOptions { epoch: options.epoch }, &mut sink)?;
+    let how = diff::LayerOptions { epoch: options.epoch, observer: None };
+    diff::write_layer(&upper, view.as_ref(), how, &mut sink)?;
     let exported = keep(store, incoming, sink, options)?;
     store.database().add_layer(&layer.snapshot, options.epoch, &exported.diff_id)?;
     Ok(exported)
@@ -164,7 +165,7 @@ fn keep(
     let blob = BlobRecord {
         media_type: oci_media_type(options.compression).to_owned(),
         digest: done.digest,
-        size_bytes: done.size,
+        size_bytes: done.size_bytes,
     };
     store.database().add_blob(&done.diff_id, &options.compression.compressor_id(), &blob)?;
     Ok(ExportedLayer { diff_id: done.diff_id, descriptor: descriptor(&blob) })

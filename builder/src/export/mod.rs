@@ -3,3 +3,4 @@
 pub mod archive;
 pub mod assemble;
 pub mod layers;
+pub mod spec;

@@ -6,11 +6,13 @@
 //! - keys that only other builders need are accepted and listed in [`OutputSpec::ignored`], never dropped silently.
 
 use std::fmt;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::image::platform::Platform;
 use crate::image::reference::{Reference, ReferenceError};
 
-use annotation::{Annotation, AnnotationError};
+use annotation::{Annotation, AnnotationError, Carrier};
 use attributes::AttributeError;
 
 pub mod annotation;

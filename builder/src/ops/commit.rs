@@ -5,11 +5,11 @@
 
 use crate::base::digest::{ContentDigest, Digest, KeyHasher};
 use crate::snapshot::diff;
-use crate::snapshot::overlay::{Begun, Snapshots};
-use crate::store::Store;
+use crate::snapshot::overlay::Begun;
 use crate::store::records::{FsState, LayerRef, StepResult};
 
 use super::OpError;
+use super::local::LocalExecutor;
 
 /// Identity of a file system: its base's and the content of the diff.
 fn identity(base: &Digest, content: &ContentDigest, standalone: bool) -> Digest {
@@ -25,16 +25,19 @@ pub(super) fn scratch() -> FsState {
 
 /// Commits what was written into `begun` on top of `base`.
 pub(super) fn commit(
-    store: &Store,
-    snapshots: &Snapshots<'_>,
+    executor: &LocalExecutor<'_>,
     base: &StepResult,
     begun: Begun,
     standalone: bool,
 ) -> Result<StepResult, OpError> {
+    let snapshots = &executor.snapshots;
     let upper = snapshots.layer_dir_begun(&begun)?;
     let below = &base.state.layers;
     let view = if below.is_empty() || standalone { None } else { Some(snapshots.view(below)?) };
-    let content = diff::content_digest(&upper, view.as_ref())?;
+    let content = diff::summarise(&upper, view.as_ref())?;
+    for warning in &content.warnings.kept {
+        executor.events.warn(warning.to_string());
+    }
     if content.empty {
         return Ok(StepResult::step(base, base.state.clone(), false));
     }
@@ -44,7 +47,7 @@ pub(super) fn commit(
         layers.push(LayerRef { snapshot, standalone });
         StepResult::step(base, FsState { layers, identity }, true)
     };
-    let database = store.database();
+    let database = executor.store.database();
     if let Some(earlier) = database.snapshot_of_result(&identity)? {
         if snapshots.exists(&earlier) {
             return Ok(with(earlier));

@@ -171,8 +171,8 @@ fn unpack(
         return Err(OpError::Cancelled);
     }
     let applied = applied.map_err(|source| OpError::Apply { digest: blob.digest, source })?;
-    for warning in applied.warnings {
-        context.events.warn(warning);
+    for warning in applied.warnings.kept {
+        context.events.warn(warning.to_string());
     }
     // Whatever follows the end of the archive belongs to the diff_id too.
     io::copy(&mut hashed, &mut io::sink()).map_err(OpError::io(format!("read layer {}", blob.digest)))?;

@@ -229,7 +229,7 @@ impl Executor for LocalExecutor<'_> {
                 let root = self.snapshots.writable(&base.state.layers, &begun)?;
                 super::copy::mkdir(spec, &root)?;
                 drop(root);
-                commit(self.store, &self.snapshots, base, begun, false)?
+                commit(self, base, begun, false)?
             }
             Op::Copy(spec) => {
                 let base = base()?;
@@ -237,7 +237,7 @@ impl Executor for LocalExecutor<'_> {
                 let root = self.snapshots.writable(&base.state.layers, &begun)?;
                 sources::copy(self, graph, vertex, spec, inputs, &root)?;
                 drop(root);
-                commit(self.store, &self.snapshots, base, begun, false)?
+                commit(self, base, begun, false)?
             }
             Op::Merge => {
                 let link = inputs.get(1).and_then(VertexResult::state).ok_or(OpError::Cancelled)?;

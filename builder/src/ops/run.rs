@@ -22,6 +22,7 @@ use crate::sandbox::net::{self, Policy};
 use crate::sandbox::runner::{Ended, Streams};
 use crate::sandbox::spec::{SandboxMount, SandboxNetwork, SandboxSource, SandboxSpec};
 use crate::snapshot::overlay::Begun;
+use crate::snapshot::tree;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::rootdir::Last;
 
@@ -71,7 +72,7 @@ pub(super) fn execute(
     check(spec, &ended)?;
     remove_mount_points(&begun.fs(), &ended.made_mount_points);
     drop((prepared.scratch, prepared.locks));
-    commit(executor.store, &executor.snapshots, base, begun, false)
+    commit(executor, base, begun, false)
 }
 
 /// What the mounts of one RUN need until it has ended.
@@ -249,7 +250,8 @@ fn claim_cache(
         let state = &inputs.get(*input).ok_or_else(missing)?.state;
         let view = executor.snapshots.view(&state.layers)?;
         let part = view.subdir(source.as_bytes()).map_err(|_| missing())?;
-        crate::snapshot::tree::copy_tree(&part, &path).map_err(|error| {
+        let options = tree::CopyOptions { owners: tree::Owners::Keep, epoch: None };
+        tree::copy_tree(&part, &path, &options).map_err(|error| {
             OpError::io("fill the cache mount")(io::Error::other(error))
         })?;
     } else {

@@ -244,7 +244,7 @@ pub(super) fn checkout(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpe
         return Err(OpError::Unsupported(format!("`{}` changed while it was fetched; build again", spec.reference)));
     }
     let base = StepResult::source(scratch());
-    let mut result = commit(executor.store, &executor.snapshots, &base, begun, false)?;
+    let mut result = commit(executor, &base, begun, false)?;
     result.trail.clear();
     Ok(result)
 }

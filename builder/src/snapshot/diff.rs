@@ -119,18 +119,23 @@ pub fn write_layer(
     write(upper, lower_view, Names::Layer, options, out)
 }
 
-/// The content digest that [`write_layer`] would state, without making a tar.
-pub fn content_digest(upper: &RootDir, lower_view: Option<&RootDir>) -> Result<ContentDigest, DiffError> {
+/// What [`write_layer`] would state, without making a tar; `bytes` are those of the regular files.
+pub fn summarise(upper: &RootDir, lower_view: Option<&RootDir>) -> Result<LayerStats, DiffError> {
     let mut hasher = ContentHasher::new();
-    walk(upper, lower_view, Names::Layer, &mut |change| {
+    let (mut entries, mut bytes) = (0, 0);
+    let warnings = walk(upper, lower_view, Names::Layer, &mut |change| {
+        entries += 1;
         let digest = match change.data {
-            Some(file) => Some(content::digest_of(file, &change.entry)?),
+            Some(file) => {
+                bytes += change.entry.size;
+                Some(content::digest_of(file, &change.entry)?)
+            }
             None => None,
         };
         hasher.add(&change.entry, digest);
         Ok(())
     })?;
-    Ok(hasher.finish())
+    Ok(LayerStats { entries, bytes, content: hasher.finish(), empty: entries == 0, warnings })
 }
 
 pub(super) fn write(
