@@ -111,8 +111,7 @@ pub fn travels(name: &[u8]) -> bool {
 }
 
 fn names(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
-    let empty: &mut [u8] = &mut [];
-    let mut size = match fs::flistxattr(fd, empty) {
+    let mut size = match fs::flistxattr_query(fd) {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => return Ok(Vec::new()),
         Ok(size) => size,
         Err(e) => return Err(e.into()),
