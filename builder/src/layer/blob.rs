@@ -109,7 +109,7 @@ pub struct LayerSink<W: Write> {
 enum Output<W: Write> {
     /// The blob is the tar: one hash serves for both.
     Same(W),
-    Compressed(Compressor<HashingWriter<W>>),
+    Compressed(Box<Compressor<HashingWriter<W>>>),
 }
 
 impl<W: Write> LayerSink<W> {
@@ -117,7 +117,10 @@ impl<W: Write> LayerSink<W> {
     pub fn new(out: W, compression: Compression, threads: usize) -> io::Result<Self> {
         let output = match compression {
             Compression::None => Output::Same(out),
-            _ => Output::Compressed(Compressor::new(HashingWriter::new(out), compression, threads)?),
+            _ => {
+                let compressor = Compressor::new(HashingWriter::new(out), compression, threads)?;
+                Output::Compressed(Box::new(compressor))
+            }
         };
         Ok(Self { hasher: Sha256::new(), tar_bytes: 0, output })
     }

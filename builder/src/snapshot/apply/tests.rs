@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::snapshot::testing::*;
+use crate::snapshot::warning::Warning;
 
 struct Layers {
     temp: tempfile::TempDir,
@@ -52,7 +53,7 @@ impl Layers {
 
 #[test]
 fn metadata_arrives_whole() {
-    if !is_root() {
+    if !is_root_of_all_ids() {
         return;
     }
     let mut layers = Layers::new();
@@ -191,7 +192,7 @@ fn files_and_directories_replace_each_other() {
 
 #[test]
 fn implied_directories_look_like_the_lower_ones() {
-    if !is_root() {
+    if !is_root_of_all_ids() {
         return;
     }
     let mut layers = Layers::new();
@@ -268,7 +269,7 @@ fn symlinks_on_the_way_are_followed_inside() {
 
 #[test]
 fn hard_links_reach_lower_layers_by_copying() {
-    if !is_root() {
+    if !is_root_of_all_ids() {
         return;
     }
     let mut layers = Layers::new();
@@ -361,6 +362,33 @@ fn hostile_layers_stay_inside() {
     let names: Vec<_> =
         listing(layers.top()).iter().map(|l| l.split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(names, ["abs", "up", "y", "z"]);
+}
+
+/// Run the tests once more under `unshare --user --map-root-user --mount` for this one.
+#[test]
+fn what_a_small_user_namespace_cannot_do_is_left_out() {
+    if !is_root() || is_root_of_all_ids() {
+        eprintln!("SKIPPED: needs a user namespace with a single id");
+        return;
+    }
+    let (mut f, data) = file("f", "f");
+    f.uid = 1001;
+    let (mut device, _) = entry("null", Kind::CharDevice);
+    device.device = crate::layer::tar::Device { major: 1, minor: 3 };
+    let link = link("null2", "null", Kind::HardLink);
+    let bytes = tar(&[(f, data), (device, vec![]), link]);
+    let mut layers = Layers::new();
+    assert!(matches!(layers.apply(&bytes), Err(ApplyError::Fs(_))));
+    let temp = tempfile::tempdir().unwrap();
+    let root = RootDir::open(temp.path()).unwrap();
+    let options = ApplyOptions { ownership: Ownership::BestEffort };
+    let applied = apply_layer(&bytes[..], &root, &[], &options).unwrap();
+    assert_eq!(listing(temp.path()), ["f 644 0:0 @1000 \"f\""]);
+    let warnings = applied.warnings.kept;
+    assert!(
+        matches!(&warnings[..], [Warning::Owner { uid: 1001, .. }, Warning::DeviceNotPermitted { .. }]),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -457,7 +485,7 @@ fn archives_replace_symlinks_and_merge_directories() {
 
 #[test]
 fn chown_replaces_the_archives_owners() {
-    if !is_root() {
+    if !is_root_of_all_ids() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
