@@ -3,6 +3,7 @@
 
 mod output;
 mod resolve;
+mod run;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::net::Net;
 use crate::ops::{Fetched, LocalExecutor, OpError, RunDefaults};
-use crate::plan::graph::{Graph, Plan, PlanOptions, VertexId};
+use crate::plan::graph::{Graph, Plan, PlanOptions, ResolveError, VertexId};
 use crate::plan::{self, PlanError};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::net::resolv::HostDns;
@@ -33,6 +34,7 @@ use crate::solve::{self, Options};
 use crate::store::{Store, StoreError};
 
 pub use resolve::{PullPolicy, Resolver};
+pub use run::{RunRequest, run};
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -135,6 +137,10 @@ pub enum BuildError {
     NoName,
     #[error("{0}")]
     Load(String),
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error("the image `{0}` has no command to run")]
+    NoCommand(String),
     #[error("the build was stopped")]
     Cancelled,
 }

@@ -1,7 +1,6 @@
 //! The executor of this machine.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -318,9 +317,4 @@ fn relay(inside: UnixStream, agent: &Path) {
     };
     // A connection that cannot be passed on is closed, which is what a client of a dead agent sees.
     let _ = both();
-}
-
-/// Opens a blob that a download left in the store.
-pub(super) fn open_download(executor: &LocalExecutor<'_>, digest: &Digest) -> Result<File, OpError> {
-    Ok(executor.store.open_blob(digest)?)
 }

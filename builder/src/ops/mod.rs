@@ -13,4 +13,5 @@ mod stubs;
 pub use error::OpError;
 pub use image::LayerFetcher;
 pub use local::{Agent, LocalExecutor, RunDefaults, SecretSource};
+pub use run::interactive;
 pub use sources::Fetched;

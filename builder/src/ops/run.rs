@@ -59,20 +59,37 @@ pub(super) fn execute(
             read_only: true,
         });
     }
-    let sandbox = sandbox_spec(executor, spec, &base.state, &begun, &prepared)?;
     let started = Instant::now();
     let mut output = |stream: Stream, data: &[u8]| {
         executor.events.send(Event::Log { step, stream, at: started.elapsed(), data: data.to_vec() });
     };
-    let agents = prepared.agents;
-    let serve = |sockets: Vec<OwnedFd>| super::local::serve_agents(sockets, &agents);
-    let policy = policy(executor, spec);
-    let ended =
-        executor.sandboxes.run(&sandbox, policy, Streams::Captured(&mut output), &serve, &executor.cancel)?;
+    let ended = start(executor, spec, &base.state, &begun, &prepared, Streams::Captured(&mut output))?;
     check(spec, &ended)?;
     remove_mount_points(&begun.fs(), &ended.made_mount_points);
     drop((prepared.scratch, prepared.locks));
     commit(executor, base, begun, false)
+}
+
+/// Runs a command on a file system with kiln's own standard streams; what it changes is thrown away (`kiln run`).
+///
+/// # Errors
+/// When the command could not be started; a command that fails is not an error.
+pub fn interactive(executor: &LocalExecutor<'_>, base: &FsState, spec: &RunSpec) -> Result<Ended, OpError> {
+    let begun = executor.snapshots.begin(&base.layers)?;
+    start(executor, spec, base, &begun, &Prepared::default(), Streams::Inherited)
+}
+
+fn start(
+    executor: &LocalExecutor<'_>,
+    spec: &RunSpec,
+    base: &FsState,
+    begun: &Begun,
+    prepared: &Prepared,
+    streams: Streams<'_>,
+) -> Result<Ended, OpError> {
+    let sandbox = sandbox_spec(executor, spec, base, begun, prepared)?;
+    let serve = |sockets: Vec<OwnedFd>| super::local::serve_agents(sockets, &prepared.agents);
+    Ok(executor.sandboxes.run(&sandbox, policy(executor, spec), streams, &serve, &executor.cancel)?)
 }
 
 /// What the mounts of one RUN need until it has ended.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use clap::Args;
 
 use crate::image::platform::Platform;
-use crate::image::reference::Reference;
+use crate::image::reference::{Reference, ReferenceError};
 
 use super::choice::{Network, Pull, UserNamespace};
 use super::ulimit::Ulimit;
@@ -16,9 +16,9 @@ use super::{amount, choice, pair, ulimit};
 /// `kiln run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Image to run, pulled when the store lacks it
-    #[arg(value_name = "IMAGE")]
-    pub image: Reference,
+    /// Image to run, pulled when the store lacks it, or oci-layout:PATH[:TAG]
+    #[arg(value_name = "IMAGE", value_parser = parse_image)]
+    pub image: RunImage,
     /// Command and its arguments [default: the image's]
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
@@ -64,4 +64,23 @@ pub struct RunArgs {
     /// Accepted for docker: the container is always removed
     #[arg(long, hide = true)]
     pub rm: bool,
+}
+
+/// What `kiln run` runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunImage {
+    /// An image of the store or of a registry.
+    Named(Reference),
+    /// `PATH[:TAG][@DIGEST]` of an OCI layout.
+    Layout(String),
+}
+
+/// `oci-layout:PATH`, `oci-layout://PATH` and, as skopeo writes it, `oci:PATH`; all else is a reference.
+fn parse_image(text: &str) -> Result<RunImage, ReferenceError> {
+    for prefix in ["oci-layout://", "oci-layout:", "oci:"] {
+        if let Some(path) = text.strip_prefix(prefix).filter(|path| !path.is_empty()) {
+            return Ok(RunImage::Layout(path.to_owned()));
+        }
+    }
+    text.parse().map(RunImage::Named)
 }

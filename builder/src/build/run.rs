@@ -1,0 +1,138 @@
+//! `kiln run`: a command in a throwaway container of an image.
+
+use super::{BuildError, Environment, FailedStep, PullPolicy, Resolver};
+use crate::base::cancel::CancelToken;
+use crate::base::events::EventSink;
+use crate::image::platform::Platform;
+use crate::ops::executor::VertexResult;
+use crate::ops::{Fetched, LocalExecutor, RunDefaults, interactive};
+use crate::plan::graph::{
+    Graph, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, RunSpec, SecurityMode, Vertex, VertexId,
+};
+use crate::sandbox::net::resolv::HostDns;
+use crate::snapshot::overlay::Snapshots;
+use crate::solve::{self, Options};
+
+/// What is to be run.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// Reference or `oci-layout://PATH`.
+    pub image: String,
+    /// Platform to choose.
+    pub platform: Platform,
+    /// When registries are asked.
+    pub pull: PullPolicy,
+    /// In place of the image's entrypoint.
+    pub entrypoint: Option<String>,
+    /// In place of the image's command.
+    pub command: Vec<String>,
+    /// Added to the image's.
+    pub env: Vec<(String, String)>,
+    /// In place of the image's.
+    pub workdir: Option<String>,
+    /// In place of the image's.
+    pub user: Option<String>,
+    /// Network.
+    pub network: NetworkMode,
+    /// `name=soft:hard`.
+    pub ulimits: Vec<String>,
+    /// Of /dev/shm.
+    pub shm_size_bytes: Option<u64>,
+    /// Hosts and DNS.
+    pub defaults: RunDefaults,
+    /// Progress of pulling.
+    pub events: EventSink,
+    /// Stops it.
+    pub cancel: CancelToken,
+}
+
+/// Runs the image's command with kiln's own standard streams. Gives the exit code, 128 + N for signal N.
+///
+/// # Errors
+/// When the image is not found or the command cannot be started.
+pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, BuildError> {
+    let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
+    let wanted = ImageRequest { name: request.image.clone(), platform: request.platform.clone() };
+    let image = resolver.resolve(&wanted)?;
+    let config = &image.config.config;
+    let mut args: Vec<String> = match &request.entrypoint {
+        Some(entrypoint) => vec![entrypoint.clone()],
+        None => config.entrypoint.clone().unwrap_or_default(),
+    };
+    if request.command.is_empty() && request.entrypoint.is_none() {
+        args.extend(config.cmd.clone().unwrap_or_default());
+    } else {
+        args.extend(request.command.iter().cloned());
+    }
+    if args.is_empty() {
+        return Err(BuildError::NoCommand(request.image.clone()));
+    }
+    let mut env = config.env.clone();
+    if !env.iter().any(|pair| pair.starts_with("PATH=")) {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    }
+    for (name, value) in &request.env {
+        env.retain(|pair| pair.split('=').next() != Some(name));
+        env.push(format!("{name}={value}"));
+    }
+    let workdir = request.workdir.clone().unwrap_or_else(|| config.working_dir.clone());
+    let spec = RunSpec {
+        args,
+        env,
+        cwd: if workdir.starts_with('/') { workdir } else { format!("/{workdir}") },
+        user: request.user.clone().unwrap_or_else(|| config.user.clone()),
+        mounts: Vec::new(),
+        network: request.network,
+        security: SecurityMode::Sandbox,
+        hostname: "kiln".to_owned(),
+        extra_host_names: Vec::new(),
+        ulimits: request.ulimits.clone(),
+        shm_size_bytes: request.shm_size_bytes,
+        scripts: Vec::new(),
+    };
+    let diff_ids = image.layers.iter().map(|layer| layer.diff_id).collect();
+    let vertex = Vertex {
+        op: Op::Image(ImageSpec { diff_ids, image: Some(image.clone()) }),
+        inputs: Vec::new(),
+        name: format!("FROM {}", request.image),
+        stage: String::new(),
+        ignore_cache: false,
+        origin: None,
+        platform: request.platform.clone(),
+    };
+    let graph = Graph { vertices: vec![vertex] };
+    let contexts = std::collections::BTreeMap::new();
+    let executor = LocalExecutor {
+        store: environment.store,
+        snapshots: Snapshots::new(environment.store)?,
+        sandboxes: environment.sandboxes,
+        fetcher: &resolver,
+        net: environment.net,
+        git: environment.git,
+        contexts: &contexts,
+        defaults: &request.defaults,
+        dns: HostDns::load().map_err(BuildError::Dns)?,
+        events: request.events.clone(),
+        cancel: request.cancel.clone(),
+        host: Platform::host(),
+        fetched: Fetched::default(),
+    };
+    let failed = |source| BuildError::Step {
+        step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None },
+        source: Box::new(source),
+    };
+    let options = Options { jobs: 1, events: request.events.clone(), cancel: request.cancel.clone() };
+    let solved =
+        solve::solve(&graph, &[VertexId(0)], &executor, &options).map_err(|failure| failed(failure.error))?;
+    let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {
+        return Err(BuildError::Cancelled);
+    };
+    let ended = interactive(&executor, &result.state, &spec).map_err(|error| match error {
+        crate::ops::OpError::Cancelled => BuildError::Cancelled,
+        other => failed(other),
+    })?;
+    Ok(match (ended.code, ended.signal) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+        (None, signal) => 128u8.saturating_add(u8::try_from(signal.unwrap_or(0)).unwrap_or(0)),
+    })
+}
