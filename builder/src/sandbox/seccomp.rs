@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the program depends on the architecture and the capability set only;
-//! - what [`table`] does not allow is refused with EPERM (design 'Sandbox': docker's default policy);
+//! - what the table of calls does not allow is refused with EPERM (design 'Sandbox': docker's default policy);
 //!   exceptions are `clone3`, and calls newer than every known one, with ENOSYS so that libc falls back;
 //! - arguments are compared in the 32 bits that the kernel looks at, so nothing hides in the upper half;
 //! - a foreign architecture kills the process; the 32-bit companions of the native one (i386 and x32, or arm)

@@ -114,7 +114,7 @@ pub fn install(program: &Program) -> Result<(), SeccompError> {
     if result == 0 { Ok(()) } else { Err(SeccompError::Install { source: io::Error::last_os_error() }) }
 }
 
-/// Makes a system call with arguments that no call can do anything with, and returns the error number.
+/// Makes a system call with arguments that no call can use, and returns the error number.
 #[cfg(test)]
 pub(crate) fn probe(number: u32) -> Option<i32> {
     let bad = libc::c_long::from(-1i32);

@@ -24,7 +24,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use crate::sys::netlink::{Family, NetlinkError, Socket};
 use crate::sys::nft::{self, Redirect};
 
-pub mod dns;
+mod dns;
 pub mod hosts;
 pub mod policy;
 pub mod proxy;

@@ -30,8 +30,11 @@ use crate::sys::netlink::{Family, RouteKind, Socket};
 /// Time for one destination to answer. Linux would try for two minutes; the sandbox's program already takes
 /// itself for connected and has only its own patience for the first answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time until connections are accepted again after descriptors ran out.
+/// Time until connections are accepted again after there were too many or descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections of one sandbox at a time; the others wait in the listener's queue. Each needs two descriptors, and
+/// two or four more while data moves: a RUN must not be able to use up those of the whole build.
+const MAX_CONNECTIONS: usize = 1024;
 /// Connections accepted, or queries read, before others get their turn.
 const BATCH: usize = 64;
 /// Largest DNS message over UDP.
@@ -95,7 +98,7 @@ struct Server {
     ready: VecDeque<Place>,
     /// In order of time, since all wait equally long.
     connecting: VecDeque<ConnectDeadline>,
-    /// Set while no connections are accepted because descriptors ran out.
+    /// Set while no connections are accepted.
     resume_accept_at: Option<Instant>,
     /// False while no queries are read because too many are open.
     reads_queries: bool,
@@ -207,21 +210,27 @@ impl Server {
 
     fn accept(&mut self, listener: usize) {
         for _ in 0..BATCH {
+            if self.relays.len() >= MAX_CONNECTIONS {
+                return self.pause_accept();
+            }
             let Some(socket) = self.listeners.get(listener) else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match rustix::net::accept_with(socket, flags) {
                 Ok(client) => self.open(client, listener),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    // The listener stays readable: without a pause this would turn at full speed.
-                    self.set_interest(Source::Listener, EventFlags::empty());
-                    self.resume_accept_at = Some(Instant::now() + ACCEPT_PAUSE);
-                    return;
+                    return self.pause_accept();
                 }
                 // The connection ended before it was accepted.
                 Err(_) => {}
             }
         }
+    }
+
+    /// Looks away from the listeners for a while: they stay readable and would keep the thread turning.
+    fn pause_accept(&mut self) {
+        self.set_interest(Source::Listener, EventFlags::empty());
+        self.resume_accept_at = Some(Instant::now() + ACCEPT_PAUSE);
     }
 
     /// Decides about a new connection and begins to connect outwards.

@@ -188,10 +188,35 @@ fn connections_and_queries_pass_through() {
     }
 }
 
+#[test]
+fn mode_none_has_loopback_only() {
+    let allowed = Command::new("unshare").args(["-Urn", "true"]).stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED mode_none_has_loopback_only: user and network namespaces are not permitted");
+        return;
+    }
+    let status = Command::new("unshare")
+        .arg("-Urn")
+        .arg(std::env::current_exe().expect("own path"))
+        .args(["--exact", "sandbox::net::tests::inside_the_namespace", "--nocapture", "--test-threads=1"])
+        .env(ROLE, "none")
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.expect("start").success());
+}
+
 /// Not a test of its own: the process in the namespace.
 #[test]
 fn inside_the_namespace() {
     let Some(path) = std::env::var_os(ROLE) else { return };
+    if path == "none" {
+        assert!(configure_namespace(NetworkMode::None).expect("configure").is_none());
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        connect(listener.local_addr().expect("bound"));
+        let error = TcpStream::connect("1.1.1.1:80").expect_err("no way out");
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
+        return;
+    }
     let mut control = UnixStream::connect(path).expect("connect");
     let channels = match configure_namespace(NetworkMode::Private { ipv6: true }) {
         Ok(channels) => channels.expect("private mode has channels"),
@@ -400,6 +425,29 @@ fn names_are_resolved(has_ipv6: bool) {
         let mut buffer = [0; 4];
         stream.read_exact(&mut buffer).expect("read");
         assert_eq!(&buffer, b"\0\x02hi");
+    }
+}
+
+#[test]
+fn a_dropped_proxy_closes_everything() {
+    let socket = |kind| bound_socket(Ipv4Addr::LOCALHOST.into(), kind, "of a test").expect("socket");
+    for _ in 0..20 {
+        let ((tcp, port), (dns, _)) = (socket(SocketType::STREAM), socket(SocketType::DGRAM));
+        rustix::net::listen(&tcp, 16).expect("listen");
+        let channels = Channels { v4: FamilyChannels { tcp, dns }, v6: None };
+        let proxy = Proxy::start(channels, Policy::default()).expect("start");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        // Not redirected, so there is no destination to connect to.
+        assert_reset(address);
+        let mut waiting = connect(address);
+        drop(proxy);
+        assert!(matches!(waiting.read(&mut [0]), Ok(0) | Err(_)));
+        // Another test's child may hold a copy of the listener for the moment between fork and exec.
+        let is_gone = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            TcpStream::connect(address).is_err()
+        });
+        assert!(is_gone);
     }
 }
 
