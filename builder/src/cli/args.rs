@@ -27,7 +27,7 @@ pub mod ulimit;
 
 pub use build::BuildArgs;
 pub use run::RunArgs;
-pub use store::{ImagesArgs, PruneArgs, RmiArgs};
+pub use store::{ImagesArgs, RmiArgs};
 
 /// Looks up an environment variable. Commands pass the process's, tests their own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -82,8 +82,6 @@ pub enum Command {
     Rmi(RmiArgs),
     /// Show what this machine offers and where things are kept
     Info(InfoArgs),
-    /// Remove cache and images that nothing uses
-    Prune(PruneArgs),
     /// Check a Buildfile without building it
     Check(CheckArgs),
     /// Make a command `build` that stands for `kiln build`

@@ -1,3 +1,55 @@
-//! The command line.
+//! The command line: one file for each command, and the way from typed errors to messages and exit codes.
 
 pub mod args;
+mod build;
+mod context;
+mod failure;
+mod run;
+mod session;
+mod store;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use args::Command;
+
+use crate::sandbox::zygote;
+use crate::ui::diagnostics::Style;
+use crate::ui::failure::Failure;
+use crate::ui::print;
+
+/// Runs kiln with the process' arguments.
+pub fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    if argv.get(1).is_some_and(|argument| argument == zygote::ARGUMENT) {
+        zygote::main();
+    }
+    let cli = match args::parse(argv) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let root = cli.global.root;
+    let result = match cli.command {
+        Command::Build(build) => build::build(root, *build),
+        Command::Run(run) => run::run(root, *run),
+        Command::Images(images) => store::images(root, &images),
+        Command::Rmi(rmi) => store::rmi(root, &rmi),
+        Command::Info(info) => store::info(root, &info),
+        Command::Check(check) => build::check(&check),
+        Command::InstallAlias(alias) => store::install_alias(&alias),
+        Command::Version => version(),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            print::talk(failure.render(Style::stderr()).trim_end());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn version() -> Result<u8, Failure> {
+    // Standard output may be a closed pipe; there is nobody left to tell.
+    let _ = print::line(concat!("kiln ", env!("CARGO_PKG_VERSION")));
+    Ok(0)
+}

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ use super::commit::commit;
 use super::local::{Agent, LocalExecutor, SecretSource};
 use super::{OpError, stubs};
 
-/// By which `host-gateway` reaches the host from inside a sandbox: an address that nobody else has (RFC 6598).
-pub(super) const HOST_GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(100, 115, 92, 1));
+/// By which `host-gateway` reaches the host from inside a sandbox.
+const HOST_GATEWAY: IpAddr = IpAddr::V4(net::HOST_GATEWAY_V4);
 /// /dev/shm unless `--shm-size` says otherwise; docker's default.
-pub(super) const SHM_SIZE_BYTES: u64 = 64 * 1024 * 1024;
+const SHM_SIZE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Runs the command and commits what it changed.
 pub(super) fn execute(

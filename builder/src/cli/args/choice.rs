@@ -39,6 +39,15 @@ pub enum Entitlement {
     SecurityInsecure,
 }
 
+impl std::fmt::Display for Entitlement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NetworkHost => "network.host",
+            Self::SecurityInsecure => "security.insecure",
+        })
+    }
+}
+
 /// What to do with a Buildfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {

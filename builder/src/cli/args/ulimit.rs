@@ -15,6 +15,13 @@ pub struct Ulimit {
     pub hard: u64,
 }
 
+impl std::fmt::Display for Ulimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let number = |limit: u64| if limit == UNLIMITED { "-1".to_owned() } else { limit.to_string() };
+        write!(f, "{}={}:{}", self.name, number(self.soft), number(self.hard))
+    }
+}
+
 /// No limit: `RLIM_INFINITY`.
 pub const UNLIMITED: u64 = u64::MAX;
 

@@ -1,0 +1,366 @@
+//! `kiln build` and `kiln check`.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use kiln_grammar::diagnostic::Diagnostic;
+use serde_json::json;
+
+use super::args::choice::{Epoch, Method, Network, Pull, UserNamespace};
+use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
+use super::args::source::FileSource;
+use super::args::{BuildArgs, CheckArgs};
+use super::context::{self, Finder};
+use super::failure::{self, File};
+use super::session::{self, Privilege};
+use crate::base::cancel::CancelToken;
+use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
+use crate::context::git::GitEnvironment;
+use crate::export::spec::{OutputKind, OutputSpec};
+use crate::net::Net;
+use crate::ops::{Agent, RunDefaults, SecretSource};
+use crate::plan::graph::{NetworkMode, PlanOptions};
+use crate::registry::{self, Client};
+use crate::sandbox::net::hosts::ExtraHost;
+use crate::sandbox::net::resolv::DnsOverrides;
+use crate::sandbox::runner::Sandboxes;
+use crate::ui::diagnostics::{Style, render};
+use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
+use crate::ui::print;
+use crate::ui::progress::{Mode, Progress, Target};
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(Kind::Usage, message)
+}
+
+/// `kiln build`.
+pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failure> {
+    match args.call.method {
+        Method::Build => {}
+        Method::Check => {
+            let super::args::source::ContextSource::Path(directory) = &args.context else {
+                return Err(usage("--check reads a directory's Buildfile"));
+            };
+            return check_file(args.file.as_ref(), directory);
+        }
+        Method::Outline | Method::Targets => {
+            return Err(usage("--call=outline and --call=targets are not available in this version"));
+        }
+    }
+    let root = session::store_root(root)?;
+    let privilege = session::enter()?;
+    let store = session::open_store(&root)?;
+    let cancel = CancelToken::new();
+    session::watch_signals(cancel.clone());
+    let progress = Progress::new(args.progress, Target::Stderr);
+    if privilege == Privilege::Single {
+        progress.sink().warn(session::single_id_notice());
+    }
+    for notice in args.notices() {
+        progress.sink().warn(notice);
+    }
+    if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
+        progress.sink().warn("--cache-from and --cache-to have no effect in this version: the cache is the store");
+    }
+    let net = Net::default();
+    let registry = client(&net, &cancel)?;
+    let git = GitEnvironment::pick(std::env::vars_os());
+    let host_ids = args.userns == UserNamespace::Host;
+    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids));
+    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
+    let inputs = finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
+    let (request, _temporary) = request(&args, inputs, &progress, cancel)?;
+    let environment =
+        Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
+    let result = build::build(environment, &request);
+    progress.finish();
+    let file = File { name: &request.file_name, text: &request.text };
+    match result {
+        Ok(report) => finish(&args, &request, &report),
+        Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
+        Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
+        Err(error) => Err(failure::of_build(&error, &file, &progress)),
+    }
+}
+
+/// Shows findings that stopped the build.
+fn findings(file: &File<'_>, diagnostics: &[Diagnostic]) -> u8 {
+    print::talk(render(file.name, file.text, diagnostics, Style::stderr()).trim_end());
+    EXIT_FAILED
+}
+
+pub(super) fn client(net: &Net, cancel: &CancelToken) -> Result<Client, Failure> {
+    Client::new(registry::Options {
+        net: net.clone(),
+        auth_files: registry::default_auth_files(|name| std::env::var_os(name)),
+        credentials: BTreeMap::new(),
+        insecure: std::collections::BTreeSet::new(),
+        cancel: cancel.clone(),
+    })
+    .map_err(|e| Failure::from_error(Kind::Config, &e))
+}
+
+fn request(
+    args: &BuildArgs,
+    inputs: context::Inputs,
+    progress: &Progress,
+    cancel: CancelToken,
+) -> Result<(Request, Vec<tempfile::TempDir>), Failure> {
+    let variable = |name: &str| std::env::var_os(name);
+    let as_usage = |e: super::args::ArgsError| Failure::from_error(Kind::Usage, &e);
+    let mut build_args = args.arguments(&variable).map_err(as_usage)?;
+    let epoch = match args.epoch(&build_args, &variable).map_err(as_usage)? {
+        Some(Epoch::Seconds(seconds)) => Some(seconds.to_string()),
+        Some(Epoch::Context) => commit_time(args)?,
+        None => None,
+    };
+    // The flag, or `context`, has been settled above; the plan sees one plain number.
+    build_args.remove("SOURCE_DATE_EPOCH");
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
+    let proxy_env = proxies(&build_args);
+    let plan = PlanOptions {
+        target: args.target.clone(),
+        build_args,
+        labels: args.labels.clone(),
+        platforms: args.platforms.clone(),
+        network: network(args.network),
+        allow: args.allow.iter().map(|entitlement| entitlement.to_string()).collect(),
+        contexts: inputs.kinds,
+        main_context: inputs.main,
+        no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter.clone(),
+        extra_host_names: Vec::new(),
+        ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
+        shm_size_bytes: args.shm_size,
+        environment_epoch: epoch,
+    };
+    let mut defaults = defaults(&args.add_hosts, &args.dns, &args.dns_search, &args.dns_option)?;
+    defaults.proxy_env = proxy_env;
+    defaults.secrets = args.secrets.iter().map(secret).collect::<Result<_, _>>()?;
+    for spec in &args.ssh {
+        defaults.agents.insert(spec.id.clone(), agent(&spec.id, &spec.paths)?);
+    }
+    let plan = PlanOptions { extra_host_names: defaults.hosts.iter().map(|h| h.name.clone()).collect(), ..plan };
+    let request = Request {
+        file_name: inputs.file_name,
+        text: inputs.text,
+        plan,
+        contexts: inputs.directories,
+        defaults,
+        pull: pull(args.pull),
+        names: args.tags.clone(),
+        outputs: outputs(args),
+        rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
+        jobs,
+        events: progress.sink(),
+        cancel,
+    };
+    Ok((request, inputs._temporary))
+}
+
+pub(super) fn pull(flag: Option<Pull>) -> PullPolicy {
+    match flag {
+        Some(Pull::Always | Pull::Newer) => PullPolicy::Always,
+        Some(Pull::Never) => PullPolicy::Never,
+        Some(Pull::Missing) | None => PullPolicy::Missing,
+    }
+}
+
+pub(super) fn network(flag: Network) -> NetworkMode {
+    match flag {
+        Network::Default => NetworkMode::Default,
+        Network::None => NetworkMode::None,
+        Network::Host => NetworkMode::Host,
+    }
+}
+
+/// `-o`, `--push` and `--load` as outputs, with the annotations of `--annotation`.
+fn outputs(args: &BuildArgs) -> Vec<OutputSpec> {
+    let mut outputs = args.outputs.clone();
+    if args.push {
+        match outputs.iter_mut().find(|output| output.kind == OutputKind::Image) {
+            Some(image) => image.push = true,
+            None => outputs.push(OutputSpec { push: true, ..OutputSpec::new(OutputKind::Image) }),
+        }
+    }
+    if args.load {
+        outputs.push(OutputSpec::new(OutputKind::Docker));
+    }
+    if outputs.is_empty() {
+        outputs.push(OutputSpec::new(OutputKind::Image));
+    }
+    for output in &mut outputs {
+        output.annotations.extend(args.annotations().cloned());
+    }
+    outputs
+}
+
+/// What every RUN gets whatever its Buildfile says.
+pub(super) fn defaults(
+    hosts: &[String],
+    dns: &[std::net::IpAddr],
+    search: &[String],
+    options: &[String],
+) -> Result<RunDefaults, Failure> {
+    let hosts = hosts
+        .iter()
+        .map(|value| ExtraHost::parse(value).map_err(|e| Failure::from_error(Kind::Usage, &e)))
+        .collect::<Result<_, _>>()?;
+    let servers: Vec<String> = dns.iter().map(ToString::to_string).collect();
+    let dns =
+        DnsOverrides::parse(&servers, search, options).map_err(|e| Failure::from_error(Kind::Usage, &e))?;
+    Ok(RunDefaults { hosts, dns, ..RunDefaults::default() })
+}
+
+/// Proxy variables of the build arguments, in both cases (semantics fact 43). kiln's own environment does not
+/// travel: commands see what the image, the Buildfile and the command line say (design.md, Sandbox).
+fn proxies(build_args: &BTreeMap<String, String>) -> Vec<String> {
+    let mut env = Vec::new();
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
+        let lower = name.to_lowercase();
+        if let Some(value) = build_args.get(name).or_else(|| build_args.get(&lower)) {
+            env.push(format!("{name}={value}"));
+            env.push(format!("{lower}={value}"));
+        }
+    }
+    env
+}
+
+/// Where a secret is. Files are opened when a step asks, but a missing one is told now.
+fn secret(spec: &SecretSpec) -> Result<(String, SecretSource), Failure> {
+    let from_file = |path: &Path| match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(SecretSource::File(path.to_owned())),
+        Ok(_) => Err(usage(format!("secret `{}`: `{}` is not a file", spec.id, path.display()))),
+        Err(error) => Err(Failure {
+            causes: vec![error.to_string()],
+            ..usage(format!("secret `{}`: cannot read `{}`", spec.id, path.display()))
+        }),
+    };
+    use std::os::unix::ffi::OsStringExt as _;
+    let source = match &spec.source {
+        SecretFlag::File(path) => from_file(path)?,
+        SecretFlag::Env(name) => match std::env::var_os(name) {
+            Some(value) => SecretSource::Value(value.into_vec()),
+            None => return Err(usage(format!("secret `{}`: the variable `{name}` is not set", spec.id))),
+        },
+        SecretFlag::Detect => match std::env::var_os(&spec.id) {
+            Some(value) => SecretSource::Value(value.into_vec()),
+            None => from_file(Path::new(&spec.id))?,
+        },
+    };
+    Ok((spec.id.clone(), source))
+}
+
+fn agent(id: &str, paths: &[PathBuf]) -> Result<Agent, Failure> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let socket = match paths {
+        [] => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from).ok_or_else(|| {
+            usage(format!("--ssh {id}: there is no agent: SSH_AUTH_SOCK is not set"))
+                .with_hint("start one: eval \"$(ssh-agent)\" && ssh-add, or name its socket: --ssh default=SOCKET")
+        })?,
+        [socket] => socket.clone(),
+        _ => return Err(usage(format!("--ssh {id}: name one socket"))),
+    };
+    match std::fs::metadata(&socket) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(Agent { socket }),
+        Ok(_) => Err(usage(format!("--ssh {id}: `{}` is not an agent's socket", socket.display()))
+            .with_hint("keys are offered through an agent: eval \"$(ssh-agent)\" && ssh-add KEY, then --ssh default")),
+        Err(error) => Err(Failure {
+            causes: vec![error.to_string()],
+            ..usage(format!("--ssh {id}: cannot use `{}`", socket.display()))
+        }),
+    }
+}
+
+/// `--source-date-epoch context`: the time of the commit that the context directory stands at.
+fn commit_time(args: &BuildArgs) -> Result<Option<String>, Failure> {
+    let super::args::source::ContextSource::Path(directory) = &args.context else { return Ok(None) };
+    let output = std::process::Command::new("git")
+        .arg("-C")
+        .arg(directory)
+        .args(["log", "-1", "--format=%ct"])
+        .output()
+        .map_err(|e| Failure { causes: vec![e.to_string()], ..usage("cannot run git for the time of the context") })?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || text.is_empty() {
+        return Err(usage(format!("`{}` has no commit whose time could be taken", directory.display())));
+    }
+    Ok(Some(text))
+}
+
+fn finish(args: &BuildArgs, request: &Request, report: &Report) -> Result<u8, Failure> {
+    let shows = !matches!(args.progress, Mode::Quiet | Mode::None | Mode::RawJson);
+    if !report.warnings.is_empty() && shows {
+        print::talk(render(&request.file_name, &request.text, &report.warnings, Style::stderr()).trim_end());
+    }
+    if let (Some(image), true) = (&report.image, shows) {
+        let steps = report.executed + report.cached;
+        let names = request.names.iter().map(|n| format!(" {}", n.familiar())).collect::<String>();
+        print::talk(format!(
+            "built{names} {} in {:.1}s: {steps} steps, {} cached, {}",
+            image.descriptor.digest,
+            report.took.as_secs_f64(),
+            report.cached,
+            crate::ui::size::human(image.size_bytes()),
+        ));
+    }
+    if let Some(path) = &args.iidfile {
+        let id = report.image_id().ok_or_else(|| usage("--iidfile: the output is not an image, so it has no id"))?;
+        write_file(path, id.to_string().as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write_file(path, metadata(request, report).as_bytes())?;
+    }
+    if args.progress == Mode::Quiet
+        && !args.outputs.iter().any(OutputSpec::writes_to_stdout)
+        && let Some(id) = report.image_id()
+    {
+        print::line(id.to_string()).map_err(|e| Failure::from_error(Kind::User, &e))?;
+    }
+    Ok(0)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::File::create(path).and_then(|mut file| file.write_all(bytes)).map_err(|e| Failure {
+        causes: vec![e.to_string()],
+        ..Failure::new(Kind::User, format!("cannot write `{}`", path.display()))
+    })
+}
+
+/// buildx' keys (cli.md 2.6) and kiln's own under `kiln.build`.
+fn metadata(request: &Request, report: &Report) -> String {
+    let mut object = serde_json::Map::new();
+    if let Some(image) = &report.image {
+        if let Some(id) = report.image_id() {
+            object.insert("containerimage.config.digest".to_owned(), json!(id));
+        }
+        object.insert("containerimage.digest".to_owned(), json!(image.descriptor.digest));
+        object.insert("containerimage.descriptor".to_owned(), json!(image.descriptor));
+    }
+    if !request.names.is_empty() {
+        let names: Vec<String> = request.names.iter().map(ToString::to_string).collect();
+        object.insert("image.name".to_owned(), json!(names.join(",")));
+    }
+    object.insert(
+        "kiln.build".to_owned(),
+        json!({ "executed": report.executed, "cached": report.cached, "milliseconds": report.took.as_millis() as u64 }),
+    );
+    format!("{:#}\n", serde_json::Value::Object(object))
+}
+
+/// `kiln check`.
+pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
+    check_file(args.file.as_ref(), &args.context)
+}
+
+fn check_file(file: Option<&FileSource>, directory: &Path) -> Result<u8, Failure> {
+    let (name, text, _) = context::buildfile(file, Some(directory))?;
+    let parsed = kiln_grammar::parse(&text);
+    if parsed.diagnostics.is_empty() {
+        print::talk(format!("{name}: no findings"));
+        return Ok(0);
+    }
+    print::talk(render(&name, &text, &parsed.diagnostics, Style::stderr()).trim_end());
+    Ok(EXIT_FAILED)
+}

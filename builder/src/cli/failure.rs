@@ -1,0 +1,117 @@
+//! From typed errors to failures: kind, message, place, hints.
+
+use std::error::Error;
+
+use crate::build::BuildError;
+use crate::ops::OpError;
+use crate::sandbox::runner::SandboxError;
+use crate::store::StoreError;
+use crate::ui::failure::{Failure, Kind, Place, StepTail};
+use crate::ui::progress::Progress;
+
+/// The Buildfile of a failure.
+pub(super) struct File<'a> {
+    pub name: &'a str,
+    pub text: &'a str,
+}
+
+pub(super) fn of_store(error: &StoreError) -> Failure {
+    if error.is_full_disk() {
+        return full_disk(Failure::from_error(Kind::Resources, error));
+    }
+    let failure = Failure::from_error(Kind::Config, error);
+    match error {
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
+        }
+        StoreError::Database { .. } => failure.with_hint("see whether another program uses the file; move it away to start anew"),
+        _ => failure,
+    }
+}
+
+fn full_disk(failure: Failure) -> Failure {
+    failure.with_hint("free some space, or keep the store elsewhere with --root DIR; nothing of the store is damaged")
+}
+
+/// Whether the disk was full, anywhere in the chain of causes.
+fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| (*e).source()).any(|cause| {
+        cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_full_disk)
+            || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
+                matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            })
+    })
+}
+
+/// A failed build.
+pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress) -> Failure {
+    if matches!(error, BuildError::Cancelled) {
+        return Failure::new(Kind::Interrupted, "the build was stopped; finished steps are kept");
+    }
+    let kind = kind(error);
+    let mut failure = Failure::from_error(kind, error);
+    // `Step` shows its source as its own message.
+    if let BuildError::Step { step, source } = error {
+        failure = Failure::from_error(kind, source.as_ref());
+        failure.snippet = step.span.map(|span| Place { file: file.name.to_owned(), text: file.text.to_owned(), span });
+        if matches!(**source, OpError::ExitCode { .. } | OpError::Signal { .. }) {
+            let lines = progress.tail(step.number);
+            failure.step_tail = Some(StepTail { name: step.name.clone(), lines });
+        }
+        if let Some(hint) = hint(source) {
+            failure = failure.with_hint(hint);
+        }
+    }
+    if let BuildError::Resolve(error) = error
+        && let Some(hint) = &error.hint
+    {
+        failure = failure.with_hint(hint.clone());
+    }
+    if let BuildError::Registry(error) = error
+        && let Some(hint) = error.hint()
+    {
+        failure = failure.with_hint(hint);
+    }
+    failure.causes.dedup();
+    let message = failure.message.clone();
+    failure.causes.retain(|cause| *cause != message);
+    if kind == Kind::Resources { full_disk(failure) } else { failure }
+}
+
+fn kind(error: &BuildError) -> Kind {
+    if is_full_disk(error) {
+        return Kind::Resources;
+    }
+    match error {
+        BuildError::Registry(_) => Kind::Network,
+        BuildError::Step { source, .. } => match &**source {
+            OpError::Registry(_) | OpError::Http(_) => Kind::Network,
+            OpError::Sandbox(SandboxError::Setup(failure)) if failure.user_error => Kind::User,
+            OpError::Sandbox(_) => Kind::Sandbox,
+            OpError::Store(_) | OpError::Snapshot(_) => Kind::Config,
+            _ => Kind::User,
+        },
+        BuildError::Store(_) | BuildError::Snapshot(_) | BuildError::Dns(_) => Kind::Config,
+        _ => Kind::User,
+    }
+}
+
+fn hint(error: &OpError) -> Option<String> {
+    Some(match error {
+        OpError::MissingSecret { id } => format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE"),
+        OpError::Sandbox(SandboxError::Prepare(_)) => {
+            "keep the store on a file system with idmapped mounts (ext4, xfs, btrfs) with --root DIR, or run kiln as an \
+             ordinary user"
+                .to_owned()
+        }
+        OpError::Sandbox(SandboxError::Setup(failure)) if !failure.user_error => {
+            "`kiln info` tells what this machine offers".to_owned()
+        }
+        OpError::ForeignPlatform { .. } => {
+            "install qemu-user-static (Debian: apt-get install qemu-user-static binfmt-support)".to_owned()
+        }
+        OpError::Copy(error) => error.hint()?,
+        OpError::Registry(error) => error.hint()?,
+        _ => return None,
+    })
+}

@@ -1,0 +1,61 @@
+//! `kiln run`.
+
+use std::path::PathBuf;
+
+use super::args::RunArgs;
+use super::args::choice::UserNamespace;
+use super::args::run::RunImage;
+use super::build::{client, defaults, network, pull};
+use super::failure::{self, File};
+use super::session::{self, Privilege};
+use crate::base::cancel::CancelToken;
+use crate::build::{self, Environment, RunRequest};
+use crate::context::git::GitEnvironment;
+use crate::context::layout;
+use crate::image::platform::Platform;
+use crate::net::Net;
+use crate::sandbox::runner::Sandboxes;
+use crate::ui::failure::Failure;
+use crate::ui::progress::{Mode, Progress, Target};
+
+/// Runs an image's command and gives its exit code.
+pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
+    let root = session::store_root(root)?;
+    let privilege = session::enter()?;
+    let store = session::open_store(&root)?;
+    let cancel = CancelToken::new();
+    session::watch_signals(cancel.clone());
+    // Pulling may take a while, but the command's own output is what counts here.
+    let progress = Progress::new(Mode::None, Target::Stderr);
+    if privilege == Privilege::Single {
+        crate::ui::print::talk(format!("warning: {}", session::single_id_notice()));
+    }
+    let net = Net::default();
+    let registry = client(&net, &cancel)?;
+    let git = GitEnvironment::pick(std::iter::empty());
+    let host_ids = args.userns == UserNamespace::Host;
+    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids));
+    let request = RunRequest {
+        image: match &args.image {
+            RunImage::Named(reference) => reference.to_string(),
+            RunImage::Layout(path) => format!("{}{path}", layout::PREFIX),
+        },
+        platform: args.platform.clone().unwrap_or_else(Platform::host),
+        pull: pull(args.pull),
+        entrypoint: args.entrypoint,
+        command: args.command,
+        env: args.env,
+        workdir: args.workdir,
+        user: args.user,
+        network: network(args.network),
+        ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
+        shm_size_bytes: args.shm_size,
+        defaults: defaults(&args.add_hosts, &args.dns, &[], &[])?,
+        events: progress.sink(),
+        cancel,
+    };
+    let environment =
+        Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
+    let result = build::run(environment, &request);
+    result.map_err(|error| failure::of_build(&error, &File { name: "", text: "" }, &progress))
+}

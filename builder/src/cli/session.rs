@@ -1,0 +1,138 @@
+//! What a command that executes things starts with: privileges, the store, signals.
+//!
+//! Invariants: everything here happens while the process has one thread, in this order: signals are blocked, the user
+//! namespace is entered, then threads may start.
+
+use std::path::{Path, PathBuf};
+
+use rustix::thread::CapabilitySet;
+
+use crate::base::cancel::CancelToken;
+use crate::store::Store;
+use crate::sys::signals;
+use crate::sys::userns::{self, EnterError, Entered, IdMap};
+use crate::ui::failure::{EXIT_INTERRUPTED, Failure, Kind};
+use crate::ui::print;
+
+/// How this process may act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Privilege {
+    /// Root of the machine: commands get shifted ids.
+    Root,
+    /// Root of a user namespace that somebody else made.
+    Inside,
+    /// An ordinary user with subordinate ids.
+    Subordinate,
+    /// An ordinary user with nothing but the own id.
+    Single,
+}
+
+impl Privilege {
+    /// One line for `kiln info`.
+    pub(super) fn describe(self) -> &'static str {
+        match self {
+            Self::Root => "root; commands run with ids that belong to nobody on this machine (idmapped layers)",
+            Self::Inside => "inside a user namespace; commands run in one of their own within it",
+            Self::Subordinate => "rootless; commands run with subordinate ids (newuidmap, newgidmap)",
+            Self::Single => "rootless with a single id; files of other owners cannot be made",
+        }
+    }
+}
+
+/// Where the store is: `--root`, `KILN_ROOT`, or the default for this user.
+pub(super) fn store_root(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let root = if let Some(root) = flag.or_else(|| variable("KILN_ROOT")) {
+        root
+    } else if rustix::process::geteuid().is_root() && is_initial_namespace() {
+        PathBuf::from("/var/lib/kiln")
+    } else if let Some(data) = variable("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
+        data.join("kiln")
+    } else if let Some(home) = variable("HOME") {
+        home.join(".local/share/kiln")
+    } else {
+        return Err(Failure::new(Kind::Config, "cannot tell where to keep images: HOME is not set")
+            .with_hint("use --root DIR or set KILN_ROOT"));
+    };
+    std::path::absolute(&root).map_err(|e| Failure::from_error(Kind::Config, &e))
+}
+
+/// Whether ids here are the machine's own.
+fn is_initial_namespace() -> bool {
+    // Where there is no /proc the question does not arise: nothing would work.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Opens the store.
+pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
+    Store::open(root).map_err(|error| super::failure::of_store(&error))
+}
+
+/// Takes the privileges that building needs. Call before any thread exists.
+pub(super) fn enter() -> Result<Privilege, Failure> {
+    signals::block_termination().map_err(|e| Failure::from_error(Kind::Internal, &e))?;
+    let capable = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID));
+    if capable && rustix::process::geteuid().is_root() {
+        return Ok(if is_initial_namespace() { Privilege::Root } else { Privilege::Inside });
+    }
+    match userns::enter() {
+        Ok(Entered::SubordinateIds) => Ok(Privilege::Subordinate),
+        Ok(Entered::SingleId) => Ok(Privilege::Single),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+fn refused(error: &EnterError) -> Failure {
+    let failure = Failure::from_error(Kind::Sandbox, error);
+    let knobs = [
+        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=15000"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for kiln that allows userns",
+        ),
+    ];
+    let blocking = knobs
+        .iter()
+        .find(|(path, value, _)| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == *value));
+    match blocking {
+        Some((path, value, remedy)) => {
+            failure.with_hint(format!("`{path}` is {value}; as root: {remedy}"))
+        }
+        None => failure.with_hint(
+            "inside a container, allow user namespaces (docker run --security-opt seccomp=unconfined \
+             --security-opt apparmor=unconfined), or run kiln as root",
+        ),
+    }
+}
+
+/// What to say once when there is only one id.
+pub(super) fn single_id_notice() -> &'static str {
+    "no subordinate ids: commands have one user only, so steps that change owners (apt, chown, USER) fail; install \
+     newuidmap (package uidmap) and add a line for this user to /etc/subuid and /etc/subgid"
+}
+
+/// The id map that the sandboxes of this process need.
+pub(super) fn idmap(privilege: Privilege, host_ids: bool) -> Option<IdMap> {
+    (privilege == Privilege::Root && !host_ids).then(IdMap::for_root)
+}
+
+/// Starts the thread that turns the first signal into a cancelled build and the second into the end.
+pub(super) fn watch_signals(cancel: CancelToken) {
+    let watch = move || {
+        let mut stopping = false;
+        while signals::wait_termination().is_ok() {
+            if stopping {
+                std::process::exit(i32::from(EXIT_INTERRUPTED));
+            }
+            stopping = true;
+            cancel.cancel();
+            print::talk("stopping; once more to end at once");
+        }
+    };
+    // Without the thread signals stay blocked and only SIGKILL helps, which leaves nothing behind either.
+    let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
+}

@@ -1,0 +1,141 @@
+//! `kiln images`, `rmi`, `info` and `install-alias`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::{ImagesArgs, InfoArgs, InstallAliasArgs, RmiArgs};
+use super::failure::of_store;
+use super::session;
+use crate::image::reference::Reference;
+use crate::store::Store;
+use crate::store::records::{ImageRecord, now};
+use crate::ui::failure::{Failure, Kind};
+use crate::ui::table::{Align, Table};
+use crate::ui::{ago, print, size};
+
+fn printed(result: std::io::Result<()>) -> Result<u8, Failure> {
+    result.map(|()| 0).map_err(|e| Failure::from_error(Kind::User, &e))
+}
+
+/// `kiln images`.
+pub(super) fn images(root: Option<PathBuf>, args: &ImagesArgs) -> Result<u8, Failure> {
+    let root = session::store_root(root)?;
+    // Looking must not make a store.
+    let mut images = Vec::new();
+    if root.join("kiln.db").exists() {
+        let store: Store = session::open_store(&root)?;
+        images = store.database().images().map_err(|e| of_store(&e))?;
+    }
+    if let Some(wanted) = &args.name {
+        let tagged = wanted.to_string();
+        images.retain(|image| image.name == tagged || image.name.starts_with(&format!("{}:", wanted.name())));
+    }
+    if args.quiet {
+        return printed(images.iter().try_for_each(|image| print::line(image.digest.to_string())));
+    }
+    if args.json {
+        let all: Vec<_> = images
+            .iter()
+            .map(|i| json!({ "name": i.name, "digest": i.digest, "size": i.size_bytes, "created": i.created }))
+            .collect();
+        return printed(print::line(format!("{:#}", json!(all))));
+    }
+    let mut table =
+        Table::new(&[("NAME", Align::Left), ("DIGEST", Align::Left), ("CREATED", Align::Left), ("SIZE", Align::Right)]);
+    for image in &images {
+        let digest = if args.no_trunc { image.digest.to_string() } else { image.digest.short() };
+        let age = Duration::from_secs(u64::try_from(now() - image.created).unwrap_or(0));
+        table.row([familiar(image), digest, ago::ago(age), size::human(image.size_bytes)]);
+    }
+    printed(print::line(table.render().trim_end()))
+}
+
+fn familiar(image: &ImageRecord) -> String {
+    image.name.parse::<Reference>().map_or_else(|_| image.name.clone(), |name| name.familiar())
+}
+
+/// `kiln rmi`.
+pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> {
+    let store = session::open_store(&session::store_root(root)?)?;
+    for name in &args.images {
+        let reference: Reference =
+            name.parse().map_err(|e: crate::image::reference::ReferenceError| Failure::from_error(Kind::Usage, &e))?;
+        let removed = store.database().unname_image(&reference.to_string()).map_err(|e| of_store(&e))?;
+        if removed {
+            print::talk(format!("removed the name {}", reference.familiar()));
+        } else if !args.force {
+            return Err(Failure::new(Kind::User, format!("there is no image `{}`", reference.familiar()))
+                .with_hint("`kiln images` lists the images"));
+        }
+    }
+    store.write_index().map_err(|e| of_store(&e))?;
+    Ok(0)
+}
+
+/// `kiln info`.
+pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure> {
+    let root = session::store_root(root)?;
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let (mode, entered) = match session::enter() {
+        Ok(privilege) => (privilege.describe().to_owned(), true),
+        Err(failure) => (format!("not possible: {}", failure.message), false),
+    };
+    let overlay = if entered { overlay_works(&root) } else { "not tried".to_owned() };
+    let present = if root.join("kiln.db").exists() { "" } else { " (not made yet)" };
+    let facts = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("kernel", kernel),
+        ("platform", crate::image::platform::Platform::host().to_string()),
+        ("store", format!("{}{present}", root.display())),
+        ("sandbox", mode),
+        ("overlay", overlay),
+    ];
+    if args.json {
+        let object: serde_json::Map<_, _> =
+            facts.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        return printed(print::line(format!("{:#}", serde_json::Value::Object(object))));
+    }
+    printed(facts.iter().try_for_each(|(key, value)| print::line(format!("{key:<9} {value}"))))
+}
+
+/// Mounts an overlay on the store's file system and says how it went.
+fn overlay_works(root: &Path) -> String {
+    let beside = if root.exists() { root } else { Path::new("/tmp") };
+    let try_it = || -> std::io::Result<()> {
+        let dir = tempfile::tempdir_in(beside)?;
+        for name in ["lower", "upper", "work"] {
+            std::fs::create_dir(dir.path().join(name))?;
+        }
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (lower, upper, work) = (path("lower"), path("upper"), path("work"));
+        let overlay =
+            crate::sys::mount::Overlay { lowers: vec![lower.as_str()], upper: Some((upper.as_str(), work.as_str())) };
+        crate::sys::mount::overlay(&overlay).map(drop)
+    };
+    match try_it() {
+        Ok(()) => "works".to_owned(),
+        Err(error) => format!("does not work on {}: {error}", beside.display()),
+    }
+}
+
+/// `kiln install-alias`.
+pub(super) fn install_alias(args: &InstallAliasArgs) -> Result<u8, Failure> {
+    let link = args.directory.join("build");
+    let fail = |e: std::io::Error| Failure {
+        causes: vec![e.to_string()],
+        ..Failure::new(Kind::User, format!("cannot make `{}`", link.display()))
+    };
+    let program = std::env::current_exe().map_err(fail)?;
+    if args.force && link.symlink_metadata().is_ok() {
+        std::fs::remove_file(&link).map_err(fail)?;
+    }
+    std::os::unix::fs::symlink(&program, &link).map_err(|e| {
+        let exists = e.kind() == std::io::ErrorKind::AlreadyExists;
+        let failure = fail(e);
+        if exists { failure.with_hint("--force replaces it") } else { failure }
+    })?;
+    print::talk(format!("{} -> {}", link.display(), program.display()));
+    Ok(0)
+}
