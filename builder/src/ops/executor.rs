@@ -46,7 +46,7 @@ pub struct Downloaded {
 /// Executes vertices.
 pub trait Executor: Sync {
     /// Why a vertex failed.
-    type Error: Send;
+    type Error: Send + std::fmt::Display;
 
     /// Digest of what a vertex reads from outside the graph: selected files of a context, the body of a URL, a
     /// commit. Part of its definition key.

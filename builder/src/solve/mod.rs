@@ -326,7 +326,7 @@ fn run_one<E: Executor>(
             let outcome = if options.cancel.is_cancelled() {
                 Outcome::Cancelled
             } else {
-                Outcome::Failed(String::new())
+                Outcome::Failed(error.to_string())
             };
             finish(id, outcome, took, options);
             Err(error)
