@@ -259,6 +259,18 @@ impl<'a> Place<'a> {
         self.set_mtime(metadata.mtime)
     }
 
+    /// Lets the owner of a directory change what is in it. Another user's directory stays as it is.
+    pub(super) fn open_to_owner(&self, stat: &Stat) -> Result<(), FsError> {
+        if stat.st_mode & 0o700 == 0o700 {
+            return Ok(());
+        }
+        let fd = self.open_dir()?;
+        match fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700)) {
+            Ok(()) | Err(Errno::PERM) => Ok(()),
+            Err(e) => Err(self.fail("change the mode of", e)),
+        }
+    }
+
     /// Attributes are kept as far as the file system and our rights allow (semantics fact 28).
     fn attribute_failed(
         &self,
