@@ -196,4 +196,33 @@ mod tests {
             assert_eq!(back, tar);
         }
     }
+
+    /// Decompressors must read to the end of the blob, or a wrong digest would stay unnoticed.
+    #[test]
+    fn wrong_blobs_are_noticed_behind_every_decompressor() {
+        let data = b"some content".repeat(10_000);
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(&data).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&data).unwrap();
+        let mut blobs = vec![bzip2.finish().unwrap(), xz.finish().unwrap()];
+        for compression in [Compression::None, Compression::DEFAULT_GZIP, Compression::DEFAULT_ZSTD] {
+            let mut sink = LayerSink::new(Vec::new(), compression, 1).unwrap();
+            sink.write_all(&data).unwrap();
+            blobs.push(sink.finish().unwrap().0);
+        }
+        for blob in &blobs {
+            let format = crate::layer::compress::sniff(blob);
+            for (digest, size) in [
+                (Digest::of(b"other"), None),
+                (Digest::of(blob), Some(blob.len() as u64 + 1)),
+                (Digest::of(blob), Some(blob.len() as u64 - 1)),
+            ] {
+                let reader = VerifiedReader::new(&blob[..], digest, size);
+                let mut reader = crate::layer::compress::decompressor(reader).unwrap();
+                let error = io::copy(&mut reader, &mut io::sink()).unwrap_err();
+                assert!(error.get_ref().is_some_and(|e| e.is::<BlobError>()), "{format:?}: {error:?}");
+            }
+        }
+    }
 }

@@ -62,7 +62,7 @@ pub enum DiffError {
         "`{path}` cannot be recorded: names that begin with `.wh.` mean deleted files in a layer; rename or remove it"
     )]
     ReservedName { path: String },
-    #[error("directory `{path}` was renamed by overlayfs itself; mount with redirect_dir=off")]
+    #[error("directory `{path}` was renamed by overlayfs itself; mount with redirect_dir=nofollow")]
     Redirected { path: String },
     #[error("file `{path}` has metadata only; mount with metacopy=off")]
     MetadataOnly { path: String },

@@ -259,6 +259,18 @@ impl<'a> Place<'a> {
         self.set_mtime(metadata.mtime)
     }
 
+    /// Lets the owner of a directory change what is in it. Another user's directory stays as it is.
+    pub(super) fn open_to_owner(&self, stat: &Stat) -> Result<(), FsError> {
+        if stat.st_mode & 0o700 == 0o700 {
+            return Ok(());
+        }
+        let fd = self.open_dir()?;
+        match fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700)) {
+            Ok(()) | Err(Errno::PERM) => Ok(()),
+            Err(e) => Err(self.fail("change the mode of", e)),
+        }
+    }
+
     /// Attributes are kept as far as the file system and our rights allow (semantics fact 28).
     fn attribute_failed(
         &self,
@@ -304,30 +316,42 @@ impl<'a> Place<'a> {
             return fs::unlinkat(self.dir, self.name(), AtFlags::empty()).map_err(|e| self.fail("remove", e));
         }
         // Directories that are being emptied, outermost first: a stack of its own, because the tree may be deep.
-        let mut stack = vec![(self.open_dir()?, self.name.to_vec())];
-        while let Some((dir, _)) = stack.last() {
-            let mut deeper = None;
-            for name in sorted_names(dir.as_fd()).map_err(|e| self.fail("list", e))? {
-                let child = Place { dir: dir.as_fd(), name: &name, path: self.path };
-                match child.stat()? {
-                    Some(stat) if file_type(&stat).is_dir() => {
-                        deeper = Some((child.open_dir()?, name));
-                        break;
-                    }
-                    Some(stat) => child.remove(&stat)?,
-                    None => {}
-                }
-            }
-            if deeper.is_some() {
-                stack.extend(deeper);
+        let mut stack = vec![Emptied::open(*self)?];
+        while let Some(top) = stack.last_mut() {
+            let next = top.names.next();
+            let Some(name) = next else {
+                let Some(done) = stack.pop() else { break };
+                let parent = stack.last().map_or(self.dir, |top| top.fd.as_fd());
+                fs::unlinkat(parent, OsStr::from_bytes(&done.name), AtFlags::REMOVEDIR)
+                    .map_err(|e| self.fail("remove directory", e))?;
                 continue;
+            };
+            let child = Place { dir: top.fd.as_fd(), name: &name, path: self.path };
+            match child.stat()? {
+                Some(stat) if file_type(&stat).is_dir() => {
+                    let deeper = Emptied::open(child)?;
+                    stack.push(deeper);
+                }
+                Some(stat) => child.remove(&stat)?,
+                None => {}
             }
-            let Some((_, name)) = stack.pop() else { break };
-            let parent = stack.last().map_or(self.dir, |(dir, _)| dir.as_fd());
-            fs::unlinkat(parent, OsStr::from_bytes(&name), AtFlags::REMOVEDIR)
-                .map_err(|e| self.fail("remove directory", e))?;
         }
         Ok(())
+    }
+}
+
+/// A directory that is being emptied.
+struct Emptied {
+    fd: OwnedFd,
+    name: Vec<u8>,
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl Emptied {
+    fn open(place: Place<'_>) -> Result<Self, FsError> {
+        let fd = place.open_dir()?;
+        let names = sorted_names(fd.as_fd()).map_err(|e| place.fail("list", e))?.into_iter();
+        Ok(Self { fd, name: place.name.to_vec(), names })
     }
 }
 

@@ -120,6 +120,8 @@ impl Copier<'_> {
         let metadata = self.metadata(entry);
         if let Some(stat) = place.stat()? {
             if entry.kind == Kind::Directory && file_type(&stat).is_dir() {
+                // An earlier copy may have left it read-only; its own mode comes at the end.
+                place.open_to_owner(&stat)?;
                 self.directories.push((entry.path.clone(), metadata));
                 return Ok(());
             }

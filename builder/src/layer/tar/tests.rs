@@ -168,7 +168,14 @@ proptest! {
         header.set_cksum();
         let _ = read_all(&bytes);
         bytes[start..start + 512].copy_from_slice(header.as_bytes());
-        let _ = read_all(&bytes);
+        // Whatever was read can be written, or is refused whole, and is read as the same again.
+        if let Ok(mut found) = read_all(&bytes) {
+            let mut writer = Writer::new(Vec::new());
+            found.retain(|(entry, data)| {
+                !entry.path.ends_with(b"/") && writer.append(entry, &data[..]).is_ok()
+            });
+            prop_assert_eq!(read_all(&writer.finish().unwrap()).unwrap(), found);
+        }
         let cut = cut.index(bytes.len());
         let _ = read_all(&bytes[..cut]);
     }
@@ -209,6 +216,11 @@ fn writer_and_data_must_agree() {
     assert_eq!(read_all(&bytes).unwrap()[0].1, b"ab");
     let nul = Entry::new(*b"a\0b", Kind::Fifo);
     assert!(Writer::new(Vec::new()).append_empty(&nul).is_err());
+    let mut writer = Writer::new(Vec::new());
+    let device = Device { major: u32::MAX, minor: 0 };
+    let entry = Entry { device, uid: u32::MAX - 1, ..Entry::new("d", Kind::BlockDevice) };
+    assert!(writer.append_empty(&entry).is_err());
+    assert_eq!(writer.written_bytes(), 0);
 }
 
 #[test]

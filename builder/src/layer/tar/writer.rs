@@ -37,11 +37,11 @@ impl<W: Write> Writer<W> {
 
     /// Adds an entry. `data` is read for regular files only, and not beyond the size that the entry states.
     pub fn append(&mut self, entry: &Entry, mut data: impl Read) -> Result<(), TarError> {
-        let records = records(entry)?;
+        // Both before the first byte: a refused entry must leave nothing behind.
+        let (records, header) = (records(entry)?, header(entry)?);
         if !records.is_empty() {
             self.records(&records)?;
         }
-        let header = header(entry)?;
         self.put(header.as_bytes())?;
         if entry.kind == Kind::File {
             self.copy(entry, &mut data)?;

@@ -216,6 +216,73 @@ fn implied_directories_look_like_the_lower_ones() {
 }
 
 #[test]
+fn middle_layers_hide_what_is_below_them() {
+    if !is_root() {
+        return;
+    }
+    let mut layers = Layers::new();
+    let private = |path: &str| (Entry { mode: 0o700, ..dir(path).0 }, vec![]);
+    layers.add(&[
+        private("d"),
+        private("o"),
+        private("o/sub"),
+        private("f"),
+        private("g"),
+        file("g/old", ""),
+    ]);
+    layers.add(&[
+        file(".wh.d", ""),
+        dir("o"),
+        file("o/.wh..wh..opq", ""),
+        file("f", "file"),
+        file(".wh.g", ""),
+    ]);
+    let applied = layers.add(&[
+        file("d/x", ""),
+        file("o/sub/x", ""),
+        file("g/.wh.old", ""),
+        file("o/.wh.sub2", ""),
+        link("h", "f", Kind::HardLink),
+    ]);
+    // Nothing of the lowest layer's modes comes through.
+    let shown = listing(layers.top());
+    assert_eq!(
+        shown.iter().map(|l| l.rsplit_once(" 0:0").unwrap().0).collect::<Vec<_>>(),
+        ["d 755", "d/x 644", "f 644", "h 644", "o 755", "o/sub 755", "o/sub/x 644"]
+    );
+    assert_eq!(applied.whiteouts, 0);
+    assert!(layers.apply(&tar(&[link("x", "g/old", Kind::HardLink)])).is_err());
+}
+
+#[test]
+fn an_opaque_root_hides_every_name() {
+    if !is_root() {
+        return;
+    }
+    let mut layers = Layers::new();
+    layers.add(&[dir("d"), file("d/old", ""), file("f", ""), file("kept", "")]);
+    layers.add(&[file(".wh.f", ""), dir("e"), file("e/old", "")]);
+    layers.add(&[dir("d"), file("d/new", ""), file(".wh..wh..opq", ""), dir("e"), file("kept", "new")]);
+    let Some(names) = layers.names() else { return };
+    assert_eq!(names, ["d", "d/new", "e", "kept"]);
+}
+
+#[test]
+fn a_whole_tree_gives_way_to_a_file() {
+    let mut layers = Layers::new();
+    let mut entries = vec![dir("d")];
+    for n in 0..30 {
+        entries.extend([dir(&format!("d/{n}")), dir(&format!("d/{n}/s")), file(&format!("d/{n}/s/f"), "x")]);
+    }
+    entries.push(file("d", "file"));
+    if !is_root() {
+        return;
+    }
+    layers.add(&entries);
+    assert_eq!(listing(layers.top()), ["d 644 0:0 @1000 \"file\""]);
+}
+
+#[test]
 fn symlinks_on_the_way_are_followed_inside() {
     let mut layers = Layers::new();
     if !is_root() {
@@ -481,6 +548,39 @@ fn archives_replace_symlinks_and_merge_directories() {
     assert_eq!(std::fs::read_to_string(root.join("target")).unwrap(), "old");
     let meta = std::fs::metadata(root.join("w/kept")).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o700, 2000));
+}
+
+/// The archive changes what a path leads to while it is unpacked.
+#[test]
+fn archives_may_replace_their_own_directories() {
+    if !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let entries = [
+        file("a/x", "1"),
+        link("b", "a", Kind::Symlink),
+        file("b/y", "2"),
+        dir("b"),
+        file("b/z", "3"),
+        dir("c"),
+        link("a", "c", Kind::Symlink),
+        file("a/w", "4"),
+        file("a/w", "5"),
+    ];
+    for unpacked in [false, true] {
+        let root = temp.path().join(unpacked.to_string());
+        std::fs::create_dir(&root).unwrap();
+        if unpacked {
+            unpack(&root, "/", &entries, UnpackOptions::default()).unwrap();
+        } else {
+            let dir = RootDir::open(&root).unwrap();
+            apply_layer(&tar(&entries)[..], &dir, &[], &ApplyOptions::default()).unwrap();
+        }
+        let names: Vec<_> = listing(&root).iter().map(|l| l.split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(names, ["a", "b", "b/z", "c", "c/w"]);
+        assert_eq!(std::fs::read_to_string(root.join("c/w")).unwrap(), "5");
+    }
 }
 
 #[test]

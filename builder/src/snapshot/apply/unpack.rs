@@ -99,9 +99,7 @@ impl Unpacker<'_> {
         };
         let place = Place { dir: dir.as_fd(), name, path: &entry.path };
         let changed = self.put(entry, place, &join(&real, name), data)?;
-        if !changed {
-            self.cached = Some((stated, dir, real));
-        }
+        self.cached = if changed { None } else { Some((stated, dir, real)) };
         Ok(())
     }
 
