@@ -58,7 +58,9 @@ pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 /// Reads a file and makes its fingerprint.
 pub fn fingerprint(file: &File) -> io::Result<Digest> {
     let mut hashing = HashingWriter::new(io::sink());
-    let mut buffer = vec![0; BUFFER_BYTES];
+    // Most files are small: one byte more than the size lets the second read see the end.
+    let size_bytes = usize::try_from(file.metadata()?.len()).unwrap_or(BUFFER_BYTES);
+    let mut buffer = vec![0; size_bytes.saturating_add(1).clamp(4096, BUFFER_BYTES)];
     let mut reader = file;
     loop {
         match reader.read(&mut buffer) {

@@ -80,7 +80,9 @@ fn copy_range(source: &File, target: &File, start: u64, length: u64) -> io::Resu
     let (mut reader, mut writer) = (source, target);
     reader.seek(SeekFrom::Start(start))?;
     writer.seek(SeekFrom::Start(start))?;
-    let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(length).unwrap_or(BUFFER_BYTES)).max(1)];
+    let size_bytes = source.metadata()?.len().min(length);
+    let size_bytes = usize::try_from(size_bytes).unwrap_or(BUFFER_BYTES);
+    let mut buffer = vec![0; size_bytes.saturating_add(1).clamp(4096, BUFFER_BYTES)];
     let mut reader = reader.take(length);
     let mut copied = 0;
     loop {

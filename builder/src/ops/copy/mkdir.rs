@@ -63,10 +63,9 @@ fn obstacle(dest: &RootDir, path: &[u8]) -> Vec<u8> {
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
     for end in ends.chain([path.len()]) {
         let part = path.get(..end).unwrap_or_default();
-        if let Ok(Some(stat)) = dest.stat(part, Last::Follow) {
-            if !FileType::from_raw_mode(stat.st_mode).is_dir() {
-                return part.to_vec();
-            }
+        let stat = dest.stat(part, Last::Follow).ok().flatten();
+        if stat.is_some_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_dir()) {
+            return part.to_vec();
         }
     }
     path

@@ -119,8 +119,11 @@ fn select_wildcard(walk: Walk<'_>, wanted: &[u8]) -> Result<Vec<Item>, CopyError
     Ok(items)
 }
 
-/// What a wildcard matches: paths as they match, and what they lead to (`None`: a dangling symlink).
-fn matches_of(tree: &SourceTree<'_>, wanted: &[u8]) -> Result<Vec<(Vec<u8>, Option<Found>)>, CopyError> {
+/// A path as a wildcard matches it, and what it leads to (`None`: a dangling symlink).
+type Match = (Vec<u8>, Option<Found>);
+
+/// What a wildcard matches.
+fn matches_of(tree: &SourceTree<'_>, wanted: &[u8]) -> Result<Vec<Match>, CopyError> {
     let parts: Vec<&[u8]> = wanted.split(|b| *b == b'/').collect();
     let plain = parts.iter().take_while(|part| !glob::has_wildcards(part)).count();
     let (base, pattern) = parts.split_at(plain);

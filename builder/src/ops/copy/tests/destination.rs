@@ -58,6 +58,9 @@ fn fact_3_nested_directories_take_over_everything() {
 
 #[test]
 fn fact_4_directories_are_copied_by_content() {
+    if !root() {
+        return;
+    }
     for source in ["dir", "dir/", "dir/.", "./dir", "/dir"] {
         let place = Place::new();
         place.file("context/dir/f", "f").file("context/dir/.hidden", "h");
@@ -68,6 +71,9 @@ fn fact_4_directories_are_copied_by_content() {
 
 #[test]
 fn facts_5_and_6_file_names_at_the_destination() {
+    if !root() {
+        return;
+    }
     let place = Place::new();
     place.file("context/src.txt", "data").dir("image/there", 0o755);
     place.copy("src.txt /new/").unwrap();
@@ -98,6 +104,9 @@ fn fact_7_files_and_directories_do_not_replace_each_other() {
 
 #[test]
 fn fact_8_files_are_made_anew() {
+    if !root() {
+        return;
+    }
     let place = Place::new();
     place.file("context/d/f", "new").link("context/d/l", "nowhere").file("context/d/was-link", "new");
     place.file("image/w/f", "old").file("image/w/l", "file").file("image/target", "target");
@@ -118,6 +127,9 @@ fn fact_8_files_are_made_anew() {
 
 #[test]
 fn fact_9_links_of_the_destination_are_followed_inside() {
+    if !root() {
+        return;
+    }
     let place = Place::new();
     place.file("context/foo", "foo").file("context/d/new", "n");
     place.link("image/symlink", "../tmp/x").copy("foo /symlink/").unwrap();
@@ -136,6 +148,9 @@ fn fact_9_links_of_the_destination_are_followed_inside() {
 
 #[test]
 fn fact_10_link_gives_directories_only() {
+    if !root() {
+        return;
+    }
     let place = Place::new();
     place.file("context/f", "f");
     let context = place.context();
@@ -156,6 +171,9 @@ fn fact_11_link_cannot_look_up_names() {
 
 #[test]
 fn fact_13_later_sources_win() {
+    if !root() {
+        return;
+    }
     let place = Place::new();
     place.file("context/one/f", "1").file("context/two/f", "2").copy("one two /w/").unwrap();
     assert_eq!(place.text("w/f"), "2");

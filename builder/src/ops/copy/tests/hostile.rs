@@ -5,6 +5,9 @@ use crate::plan::graph::MkdirSpec;
 
 #[test]
 fn sources_do_not_lead_out_of_the_context() {
+    if !root() {
+        return;
+    }
     let place = Place::new();
     place.file("outside.txt", "secret").file("outside-dir/f", "secret");
     place.link("context/rel", "../outside.txt").link("context/abs", place.at("outside.txt"));

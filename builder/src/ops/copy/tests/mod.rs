@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::context::local::{Ignore, LocalContext};
+use crate::context::local::LocalContext;
 use crate::plan::graph::{CopySource, CopySpec, Unpack};
 use crate::sys::rootdir::RootDir;
 
