@@ -79,7 +79,8 @@ impl Writer<'_> {
             (_, _, [(_, root)]) => archive::write_tree_tar(root, self.file_epoch(), &destination)?,
             _ => {
                 return Err(BuildError::Load(
-                    "a tar of the files holds one platform: choose one with --platform, or use type=local".to_owned(),
+                    "a tar of the files holds one platform: choose one with --platform, or use type=local"
+                        .to_owned(),
                 ));
             }
         }

@@ -17,7 +17,9 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::layer::blob::VerifiedReader;
 use crate::ops::{LayerFetcher, OpError};
-use crate::plan::graph::{BlobLocation, ImageLayer, ImageRequest, ImageResolver, ResolveError, ResolvedImage};
+use crate::plan::graph::{
+    BlobLocation, ImageLayer, ImageRequest, ImageResolver, ResolveError, ResolvedImage,
+};
 use crate::store::IncomingBlob;
 
 /// When a registry is asked for a base image.
@@ -94,7 +96,11 @@ impl<'a> Resolver<'a> {
         assemble(name, digest, &manifest, &config, location.clone()).ok()
     }
 
-    fn from_registry(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
+    fn from_registry(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, ResolveError> {
         let Environment { store, registry, .. } = self.environment;
         let name = reference.to_string();
         let from_registry = |error: &crate::registry::RegistryError| ResolveError {
@@ -106,13 +112,15 @@ impl<'a> Resolver<'a> {
             hint: None,
         };
         let resolved = registry.resolve(reference, platform).map_err(|e| from_registry(&e))?;
-        let config = registry.blob_bytes(reference, &resolved.manifest.config).map_err(|e| from_registry(&e))?;
+        let config =
+            registry.blob_bytes(reference, &resolved.manifest.config).map_err(|e| from_registry(&e))?;
         store.put_blob(&resolved.bytes).map_err(|e| from_store(&e))?;
         store.put_blob(&config).map_err(|e| from_store(&e))?;
         let location = BlobLocation::Registry(reference.clone());
-        let image = assemble(&name, resolved.digest, &resolved.manifest, &config, location).map_err(|reason| {
-            ResolveError { message: format!("the image `{name}` is malformed: {reason}"), hint: None }
-        })?;
+        let image =
+            assemble(&name, resolved.digest, &resolved.manifest, &config, location).map_err(|reason| {
+                ResolveError { message: format!("the image `{name}` is malformed: {reason}"), hint: None }
+            })?;
         store
             .database()
             .set_resolved(&name, &platform.to_string(), &resolved.digest)
@@ -164,10 +172,11 @@ impl ImageResolver for Resolver<'_> {
         if let Some(text) = request.name.strip_prefix(layout::PREFIX) {
             return self.from_layout(text, &request.platform).map(Arc::new);
         }
-        let reference: Reference = request
-            .name
-            .parse()
-            .map_err(|e: crate::image::reference::ReferenceError| ResolveError { message: e.to_string(), hint: None })?;
+        let reference: Reference =
+            request.name.parse().map_err(|e: crate::image::reference::ReferenceError| ResolveError {
+                message: e.to_string(),
+                hint: None,
+            })?;
         let store = self.environment.store;
         let name = reference.to_string();
         let fail = |e: crate::store::StoreError| ResolveError { message: explain(&e), hint: None };
@@ -237,9 +246,12 @@ impl LayerFetcher for Resolver<'_> {
             source: e.into_error(),
         })?;
         if digest != descriptor.digest {
-            return Err(crate::store::StoreError::WrongDigest { expected: descriptor.digest, actual: digest }.into());
+            return Err(crate::store::StoreError::WrongDigest {
+                expected: descriptor.digest,
+                actual: digest,
+            }
+            .into());
         }
         Ok(())
     }
 }
-

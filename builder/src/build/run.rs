@@ -7,7 +7,8 @@ use crate::image::platform::Platform;
 use crate::ops::executor::VertexResult;
 use crate::ops::{Fetched, LocalExecutor, RunDefaults, interactive};
 use crate::plan::graph::{
-    Graph, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, RunSpec, SecurityMode, Vertex, VertexId,
+    Graph, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, RunSpec, SecurityMode, Vertex,
+    VertexId,
 };
 use crate::sandbox::net::resolv::HostDns;
 use crate::snapshot::overlay::Snapshots;

@@ -61,7 +61,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         progress.sink().warn(notice);
     }
     if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
-        progress.sink().warn("--cache-from and --cache-to have no effect in this version: the cache is the store");
+        progress
+            .sink()
+            .warn("--cache-from and --cache-to have no effect in this version: the cache is the store");
     }
     let net = Net::default();
     let registry = client(&net, &cancel)?;
@@ -69,7 +71,8 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let host_ids = args.userns == UserNamespace::Host;
     let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids));
     let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
-    let inputs = finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
+    let inputs =
+        finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
     let (request, _temporary) = request(&args, inputs, &progress, cancel)?;
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
@@ -117,7 +120,8 @@ fn request(
     };
     // The flag, or `context`, has been settled above; the plan sees one plain number.
     build_args.remove("SOURCE_DATE_EPOCH");
-    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
+    let jobs =
+        args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
     let proxy_env = proxies(&build_args);
     let plan = PlanOptions {
         target: args.target.clone(),
@@ -141,7 +145,8 @@ fn request(
     for spec in &args.ssh {
         defaults.agents.insert(spec.id.clone(), agent(&spec.id, &spec.paths)?);
     }
-    let plan = PlanOptions { extra_host_names: defaults.hosts.iter().map(|h| h.name.clone()).collect(), ..plan };
+    let plan =
+        PlanOptions { extra_host_names: defaults.hosts.iter().map(|h| h.name.clone()).collect(), ..plan };
     let request = Request {
         file_name: inputs.file_name,
         text: inputs.text,
@@ -256,8 +261,9 @@ fn agent(id: &str, paths: &[PathBuf]) -> Result<Agent, Failure> {
     use std::os::unix::fs::FileTypeExt as _;
     let socket = match paths {
         [] => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from).ok_or_else(|| {
-            usage(format!("--ssh {id}: there is no agent: SSH_AUTH_SOCK is not set"))
-                .with_hint("start one: eval \"$(ssh-agent)\" && ssh-add, or name its socket: --ssh default=SOCKET")
+            usage(format!("--ssh {id}: there is no agent: SSH_AUTH_SOCK is not set")).with_hint(
+                "start one: eval \"$(ssh-agent)\" && ssh-add, or name its socket: --ssh default=SOCKET",
+            )
         })?,
         [socket] => socket.clone(),
         _ => return Err(usage(format!("--ssh {id}: name one socket"))),
@@ -265,7 +271,9 @@ fn agent(id: &str, paths: &[PathBuf]) -> Result<Agent, Failure> {
     match std::fs::metadata(&socket) {
         Ok(metadata) if metadata.file_type().is_socket() => Ok(Agent { socket }),
         Ok(_) => Err(usage(format!("--ssh {id}: `{}` is not an agent's socket", socket.display()))
-            .with_hint("keys are offered through an agent: eval \"$(ssh-agent)\" && ssh-add KEY, then --ssh default")),
+            .with_hint(
+                "keys are offered through an agent: eval \"$(ssh-agent)\" && ssh-add KEY, then --ssh default",
+            )),
         Err(error) => Err(Failure {
             causes: vec![error.to_string()],
             ..usage(format!("--ssh {id}: cannot use `{}`", socket.display()))
@@ -281,7 +289,10 @@ fn commit_time(args: &BuildArgs) -> Result<Option<String>, Failure> {
         .arg(directory)
         .args(["log", "-1", "--format=%ct"])
         .output()
-        .map_err(|e| Failure { causes: vec![e.to_string()], ..usage("cannot run git for the time of the context") })?;
+        .map_err(|e| Failure {
+            causes: vec![e.to_string()],
+            ..usage("cannot run git for the time of the context")
+        })?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || text.is_empty() {
         return Err(usage(format!("`{}` has no commit whose time could be taken", directory.display())));
@@ -306,7 +317,9 @@ fn finish(args: &BuildArgs, request: &Request, report: &Report) -> Result<u8, Fa
         ));
     }
     if let Some(path) = &args.iidfile {
-        let id = report.image_id().ok_or_else(|| usage("--iidfile: the output is not an image, so it has no id"))?;
+        let id = report
+            .image_id()
+            .ok_or_else(|| usage("--iidfile: the output is not an image, so it has no id"))?;
         write_file(path, id.to_string().as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {

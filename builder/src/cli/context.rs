@@ -50,11 +50,10 @@ fn user(message: impl Into<String>) -> Failure {
 /// Checks and reads a Buildfile's bytes.
 fn text(name: &str, mut reader: impl Read) -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    reader
-        .by_ref()
-        .take(MAX_BUILDFILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Failure { causes: vec![e.to_string()], ..user(format!("cannot read the Buildfile `{name}`")) })?;
+    reader.by_ref().take(MAX_BUILDFILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Failure {
+        causes: vec![e.to_string()],
+        ..user(format!("cannot read the Buildfile `{name}`"))
+    })?;
     if bytes.len() as u64 > MAX_BUILDFILE_BYTES {
         return Err(user(format!("the Buildfile `{name}` is larger than {MAX_BUILDFILE_BYTES} bytes")));
     }
@@ -66,14 +65,20 @@ fn text(name: &str, mut reader: impl Read) -> Result<String, Failure> {
 }
 
 /// The Buildfile of a directory: `-f`, or the first default name that exists.
-pub(super) fn buildfile(file: Option<&FileSource>, directory: Option<&Path>) -> Result<(String, String, Option<PathBuf>), Failure> {
+pub(super) fn buildfile(
+    file: Option<&FileSource>,
+    directory: Option<&Path>,
+) -> Result<(String, String, Option<PathBuf>), Failure> {
     let open = |path: &Path| {
         File::open(path).map_err(|error| {
             let name = path.display();
             let failure = if error.kind() == io::ErrorKind::NotFound {
                 user(format!("there is no Buildfile `{name}`"))
             } else {
-                Failure { causes: vec![error.to_string()], ..user(format!("cannot open the Buildfile `{name}`")) }
+                Failure {
+                    causes: vec![error.to_string()],
+                    ..user(format!("cannot open the Buildfile `{name}`"))
+                }
             };
             failure.with_hint("name it with -f FILE, or write one: FROM IMAGE, then COPY, RUN, ...")
         })
@@ -97,7 +102,9 @@ pub(super) fn buildfile(file: Option<&FileSource>, directory: Option<&Path>) -> 
             let name = shown(&path);
             Ok((name.clone(), text(&name, open(&path)?)?, Some(path)))
         }
-        (None, None) => Err(user("there is no Buildfile: the context is not a directory; name it with -f FILE")),
+        (None, None) => {
+            Err(user("there is no Buildfile: the context is not a directory; name it with -f FILE"))
+        }
     }
 }
 
@@ -129,8 +136,13 @@ impl Finder<'_> {
             let kind = match source {
                 ContextSource::Path(path) => {
                     let context = open_directory(path)
-                        .and_then(|()| LocalContext::open(path, None).map_err(|e| Failure::from_error(Kind::User, &e)))
-                        .map_err(|failure| Failure { message: format!("build context `{name}`: {}", failure.message), ..failure })?;
+                        .and_then(|()| {
+                            LocalContext::open(path, None).map_err(|e| Failure::from_error(Kind::User, &e))
+                        })
+                        .map_err(|failure| Failure {
+                            message: format!("build context `{name}`: {}", failure.message),
+                            ..failure
+                        })?;
                     inputs.directories.insert(name.clone(), context);
                     ContextKind::Local
                 }
@@ -148,7 +160,9 @@ impl Finder<'_> {
                     }
                     ContextKind::Layout(text)
                 }
-                ContextSource::Stdin => return Err(user(format!("build context `{name}` cannot be standard input"))),
+                ContextSource::Stdin => {
+                    return Err(user(format!("build context `{name}` cannot be standard input")));
+                }
             };
             inputs.kinds.insert(name.clone(), kind);
         }
@@ -172,7 +186,8 @@ impl Finder<'_> {
                 causes: vec![e.to_string()],
                 ..user(format!("cannot read the ignore file `{name}`"))
             })?;
-            context.ignore = Some(Ignore::parse(&name, &text).map_err(|e| Failure::from_error(Kind::User, &e))?);
+            context.ignore =
+                Some(Ignore::parse(&name, &text).map_err(|e| Failure::from_error(Kind::User, &e))?);
         }
         let directories = BTreeMap::from([(String::new(), context)]);
         Ok(inputs(file_name, text, ContextKind::Local, directories))

@@ -24,13 +24,17 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
         }
-        StoreError::Database { .. } => failure.with_hint("see whether another program uses the file; move it away to start anew"),
+        StoreError::Database { .. } => {
+            failure.with_hint("see whether another program uses the file; move it away to start anew")
+        }
         _ => failure,
     }
 }
 
 fn full_disk(failure: Failure) -> Failure {
-    failure.with_hint("free some space, or keep the store elsewhere with --root DIR; nothing of the store is damaged")
+    failure.with_hint(
+        "free some space, or keep the store elsewhere with --root DIR; nothing of the store is damaged",
+    )
 }
 
 /// Whether the disk was full, anywhere in the chain of causes.
@@ -53,7 +57,8 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
     // `Step` shows its source as its own message.
     if let BuildError::Step { step, source } = error {
         failure = Failure::from_error(kind, source.as_ref());
-        failure.snippet = step.span.map(|span| Place { file: file.name.to_owned(), text: file.text.to_owned(), span });
+        failure.snippet =
+            step.span.map(|span| Place { file: file.name.to_owned(), text: file.text.to_owned(), span });
         if matches!(**source, OpError::ExitCode { .. } | OpError::Signal { .. }) {
             let lines = progress.tail(step.number);
             failure.step_tail = Some(StepTail { name: step.name.clone(), lines });

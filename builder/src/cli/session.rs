@@ -31,7 +31,9 @@ impl Privilege {
     /// One line for `kiln info`.
     pub(super) fn describe(self) -> &'static str {
         match self {
-            Self::Root => "root; commands run with ids that belong to nobody on this machine (idmapped layers)",
+            Self::Root => {
+                "root; commands run with ids that belong to nobody on this machine (idmapped layers)"
+            }
             Self::Inside => "inside a user namespace; commands run in one of their own within it",
             Self::Subordinate => "rootless; commands run with subordinate ids (newuidmap, newgidmap)",
             Self::Single => "rootless with a single id; files of other owners cannot be made",
@@ -99,9 +101,7 @@ fn refused(error: &EnterError) -> Failure {
         .iter()
         .find(|(path, value, _)| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == *value));
     match blocking {
-        Some((path, value, remedy)) => {
-            failure.with_hint(format!("`{path}` is {value}; as root: {remedy}"))
-        }
+        Some((path, value, remedy)) => failure.with_hint(format!("`{path}` is {value}; as root: {remedy}")),
         None => failure.with_hint(
             "inside a container, allow user namespaces (docker run --security-opt seccomp=unconfined \
              --security-opt apparmor=unconfined), or run kiln as root",

@@ -38,12 +38,18 @@ pub(super) fn images(root: Option<PathBuf>, args: &ImagesArgs) -> Result<u8, Fai
     if args.json {
         let all: Vec<_> = images
             .iter()
-            .map(|i| json!({ "name": i.name, "digest": i.digest, "size": i.size_bytes, "created": i.created }))
+            .map(
+                |i| json!({ "name": i.name, "digest": i.digest, "size": i.size_bytes, "created": i.created }),
+            )
             .collect();
         return printed(print::line(format!("{:#}", json!(all))));
     }
-    let mut table =
-        Table::new(&[("NAME", Align::Left), ("DIGEST", Align::Left), ("CREATED", Align::Left), ("SIZE", Align::Right)]);
+    let mut table = Table::new(&[
+        ("NAME", Align::Left),
+        ("DIGEST", Align::Left),
+        ("CREATED", Align::Left),
+        ("SIZE", Align::Right),
+    ]);
     for image in &images {
         let digest = if args.no_trunc { image.digest.to_string() } else { image.digest.short() };
         let age = Duration::from_secs(u64::try_from(now() - image.created).unwrap_or(0));
@@ -60,8 +66,9 @@ fn familiar(image: &ImageRecord) -> String {
 pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> {
     let store = session::open_store(&session::store_root(root)?)?;
     for name in &args.images {
-        let reference: Reference =
-            name.parse().map_err(|e: crate::image::reference::ReferenceError| Failure::from_error(Kind::Usage, &e))?;
+        let reference: Reference = name
+            .parse()
+            .map_err(|e: crate::image::reference::ReferenceError| Failure::from_error(Kind::Usage, &e))?;
         let removed = store.database().unname_image(&reference.to_string()).map_err(|e| of_store(&e))?;
         if removed {
             print::talk(format!("removed the name {}", reference.familiar()));
@@ -110,8 +117,10 @@ fn overlay_works(root: &Path) -> String {
         }
         let path = |name: &str| dir.path().join(name).display().to_string();
         let (lower, upper, work) = (path("lower"), path("upper"), path("work"));
-        let overlay =
-            crate::sys::mount::Overlay { lowers: vec![lower.as_str()], upper: Some((upper.as_str(), work.as_str())) };
+        let overlay = crate::sys::mount::Overlay {
+            lowers: vec![lower.as_str()],
+            upper: Some((upper.as_str(), work.as_str())),
+        };
         crate::sys::mount::overlay(&overlay).map(drop)
     };
     match try_it() {

@@ -66,7 +66,10 @@ pub struct Layout {
 enum Files {
     Directory(RootDir),
     /// Offsets and sizes of the members of an uncompressed tar.
-    Tar { file: File, members: BTreeMap<Vec<u8>, (u64, u64)> },
+    Tar {
+        file: File,
+        members: BTreeMap<Vec<u8>, (u64, u64)>,
+    },
 }
 
 /// A layout and what is wanted of it: `DIR[:TAG][@DIGEST]`.
@@ -145,8 +148,10 @@ impl Layout {
                 Err(error) => Err(fail(error.source)),
             },
             Files::Tar { file, members } => {
-                let (offset, size) =
-                    members.get(name.as_bytes()).copied().ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
+                let (offset, size) = members
+                    .get(name.as_bytes())
+                    .copied()
+                    .ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
                 Ok(Box::new(Part { file, offset, left: size }))
             }
         }
@@ -203,11 +208,21 @@ impl Layout {
                 have: platforms(&index),
             })?;
         }
-        Err(LayoutError::NoImage { path: self.path.clone(), wanted: "(a manifest)".to_owned(), have: "indexes of indexes".to_owned() })
+        Err(LayoutError::NoImage {
+            path: self.path.clone(),
+            wanted: "(a manifest)".to_owned(),
+            have: "indexes of indexes".to_owned(),
+        })
     }
 
-    fn choose(&self, index: &Index, wanted: &LayoutRef, platform: &Platform) -> Result<Descriptor, LayoutError> {
-        let fail = |wanted: String| LayoutError::NoImage { path: self.path.clone(), wanted, have: names(index) };
+    fn choose(
+        &self,
+        index: &Index,
+        wanted: &LayoutRef,
+        platform: &Platform,
+    ) -> Result<Descriptor, LayoutError> {
+        let fail =
+            |wanted: String| LayoutError::NoImage { path: self.path.clone(), wanted, have: names(index) };
         if let Some(digest) = &wanted.digest {
             // A digest may name any manifest in the layout, also one below an index.
             let direct = index.manifests.iter().find(|m| m.digest == *digest).cloned();
@@ -222,7 +237,9 @@ impl Layout {
         if let Some(tag) = &wanted.tag {
             let suffix = format!(":{tag}");
             let matches = |m: &&Descriptor| {
-                m.annotations.get("org.opencontainers.image.ref.name").is_some_and(|n| n == tag || n.ends_with(&suffix))
+                m.annotations
+                    .get("org.opencontainers.image.ref.name")
+                    .is_some_and(|n| n == tag || n.ends_with(&suffix))
                     || m.annotations.get("io.containerd.image.name").is_some_and(|n| n.ends_with(&suffix))
             };
             return index.manifests.iter().rfind(matches).cloned().ok_or_else(|| fail(tag.clone()));
@@ -232,8 +249,11 @@ impl Layout {
             [only] => Ok(only.clone()),
             several => {
                 let latest = LayoutRef { tag: Some("latest".to_owned()), ..wanted.clone() };
-                let tagged = several.iter().any(|m| m.annotations.contains_key("org.opencontainers.image.ref.name"));
-                if tagged { self.choose(index, &latest, platform) } else {
+                let tagged =
+                    several.iter().any(|m| m.annotations.contains_key("org.opencontainers.image.ref.name"));
+                if tagged {
+                    self.choose(index, &latest, platform)
+                } else {
                     index.choose(platform).cloned().ok_or_else(|| fail(platform.to_string()))
                 }
             }

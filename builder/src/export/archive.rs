@@ -40,7 +40,9 @@ pub enum OutputFailure {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("a docker archive holds one platform, but {count} were built: choose one with --platform, or use type=oci")]
+    #[error(
+        "a docker archive holds one platform, but {count} were built: choose one with --platform, or use type=oci"
+    )]
     SeveralPlatforms { count: usize },
 }
 
@@ -60,7 +62,9 @@ enum Target {
 impl Target {
     fn open(destination: &Destination) -> Result<(Self, Box<dyn Write>), OutputFailure> {
         match destination {
-            Destination::Stdout => Ok((Self::Stdout, Box::new(BufWriter::with_capacity(256 * 1024, io::stdout())))),
+            Destination::Stdout => {
+                Ok((Self::Stdout, Box::new(BufWriter::with_capacity(256 * 1024, io::stdout()))))
+            }
             Destination::Path(path) => {
                 let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 fs::create_dir_all(parent).map_err(OutputFailure::write(parent))?;
@@ -149,7 +153,8 @@ pub fn write_archive(
     }
     for (name, blob) in &blobs {
         let file = store.open_blob(&blob.digest)?;
-        append(&mut archive, header(blob.size, 0o444, tar::EntryType::Regular), name, file).map_err(fail(&path))?;
+        append(&mut archive, header(blob.size, 0o444, tar::EntryType::Regular), name, file)
+            .map_err(fail(&path))?;
     }
     for (name, bytes) in &documents {
         let header = header(bytes.len() as u64, 0o444, tar::EntryType::Regular);
@@ -266,7 +271,8 @@ pub fn write_tree(roots: &[(String, RootDir)], path: &Path, split: bool) -> Resu
     for (platform, root) in roots {
         let target = if split { path.join(platform) } else { path.to_owned() };
         fs::create_dir_all(&target).map_err(OutputFailure::write(&target))?;
-        tree::copy_tree(root, &target, &tree::CopyOptions::default()).map_err(|source| OutputFailure::Tree { path: target, source })?;
+        tree::copy_tree(root, &target, &tree::CopyOptions::default())
+            .map_err(|source| OutputFailure::Tree { path: target, source })?;
     }
     Ok(())
 }
@@ -280,7 +286,7 @@ pub fn write_tree_tar(
     let (target, mut writer) = Target::open(destination)?;
     let path = target.path();
     let options = LayerOptions { epoch, observer: None };
-    tree::write_tree_tar(root, options, &mut writer).map_err(|source| OutputFailure::Tree { path, source })?;
+    tree::write_tree_tar(root, options, &mut writer)
+        .map_err(|source| OutputFailure::Tree { path, source })?;
     target.finish(writer)
 }
-

@@ -123,10 +123,16 @@ pub fn index(store: &Store, images: Vec<BuiltImage>, output: &OutputSpec) -> Res
     Ok(BuiltIndex { descriptor: Descriptor::new(&index.media_type, digest, bytes.len() as u64), images })
 }
 
-fn config(planned: &PlannedImage, trail: &[Trail], layers: &[ExportedLayer], epoch: Option<i64>) -> ImageConfig {
+fn config(
+    planned: &PlannedImage,
+    trail: &[Trail],
+    layers: &[ExportedLayer],
+    epoch: Option<i64>,
+) -> ImageConfig {
     let clamp = |seconds: i64| epoch.map_or(seconds, |epoch| seconds.min(epoch));
     let mut config = planned.config.clone();
-    config.rootfs = RootFs { kind: "layers".to_owned(), diff_ids: layers.iter().map(|l| l.diff_id).collect() };
+    config.rootfs =
+        RootFs { kind: "layers".to_owned(), diff_ids: layers.iter().map(|l| l.diff_id).collect() };
     let mut history = planned.base_history.clone();
     let base_entries = history.len();
     let mut steps = trail.iter();
@@ -187,7 +193,11 @@ fn balance(history: &mut Vec<History>, layers: usize) {
     for _ in told..layers {
         history.insert(
             0,
-            History { created_by: "unknown".to_owned(), comment: "kiln: layer without history".to_owned(), ..History::default() },
+            History {
+                created_by: "unknown".to_owned(),
+                comment: "kiln: layer without history".to_owned(),
+                ..History::default()
+            },
         );
     }
 }

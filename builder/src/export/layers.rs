@@ -93,7 +93,11 @@ fn one(
     let database = store.database();
     let compressor = options.compression.compressor_id();
     if let Some(diff_id) = database.layer(&layer.snapshot, options.epoch)? {
-        let wanted = if options.force { [compressor.as_str(), compressor.as_str()] } else { ["original", &compressor] };
+        let wanted = if options.force {
+            [compressor.as_str(), compressor.as_str()]
+        } else {
+            ["original", &compressor]
+        };
         for name in wanted {
             if let Some(blob) = database.blob(&diff_id, name)?
                 && store.blob_size(&blob.digest) == Some(blob.size_bytes)
@@ -112,7 +116,10 @@ fn descriptor(blob: &BlobRecord) -> Descriptor {
     Descriptor::new(&blob.media_type, blob.digest, blob.size_bytes)
 }
 
-fn sink(store: &Store, options: &LayerOptions) -> Result<(crate::store::IncomingBlob, LayerSink<std::fs::File>), LayerError> {
+fn sink(
+    store: &Store,
+    options: &LayerOptions,
+) -> Result<(crate::store::IncomingBlob, LayerSink<std::fs::File>), LayerError> {
     let incoming = store.incoming_blob()?;
     let file = std::fs::OpenOptions::new().write(true).open(incoming.path()).map_err(LayerError::Compress)?;
     let sink = LayerSink::new(file, options.compression, options.threads).map_err(LayerError::Compress)?;

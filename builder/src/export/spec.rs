@@ -5,8 +5,8 @@
 //! - a parsed [`OutputSpec`] holds no key that its type does not have;
 //! - keys that only other builders need are accepted and listed in [`OutputSpec::ignored`], never dropped silently.
 
-use std::fmt;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::image::platform::Platform;

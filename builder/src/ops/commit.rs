@@ -62,7 +62,9 @@ pub(super) fn commit(
 /// `base` with the layers of `link` on top (`COPY --link`).
 pub(super) fn merge(base: &StepResult, link: &FsState) -> StepResult {
     let mut layers = base.state.layers.clone();
-    layers.extend(link.layers.iter().map(|layer| LayerRef { snapshot: layer.snapshot.clone(), standalone: true }));
+    layers.extend(
+        link.layers.iter().map(|layer| LayerRef { snapshot: layer.snapshot.clone(), standalone: true }),
+    );
     let mut hasher = KeyHasher::new("kiln/merge/v1");
     hasher.digest(&base.state.identity).digest(&link.identity);
     StepResult::step(base, FsState { layers, identity: hasher.finish() }, !link.layers.is_empty())

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::base::digest::{Digest, DiffId};
+use crate::base::digest::{DiffId, Digest};
 use crate::context;
 use crate::ops::copy::CopyError;
 use crate::registry::RegistryError;

@@ -65,17 +65,33 @@ pub trait Executor: Sync {
     ///
     /// # Errors
     /// When the store cannot be written.
-    fn save(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) -> Result<(), Self::Error>;
+    fn save(
+        &self,
+        keys: &[CacheKey],
+        result: &StepResult,
+        name: &str,
+        took_ms: u64,
+    ) -> Result<(), Self::Error>;
 
     /// For each input, the digest of what the vertex reads of it.
     ///
     /// # Errors
     /// When an input cannot be read.
-    fn contents(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<Vec<Digest>, Self::Error>;
+    fn contents(
+        &self,
+        graph: &Graph,
+        id: VertexId,
+        inputs: &[VertexResult],
+    ) -> Result<Vec<Digest>, Self::Error>;
 
     /// Does the work.
     ///
     /// # Errors
     /// When the step fails.
-    fn execute(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<VertexResult, Self::Error>;
+    fn execute(
+        &self,
+        graph: &Graph,
+        id: VertexId,
+        inputs: &[VertexResult],
+    ) -> Result<VertexResult, Self::Error>;
 }

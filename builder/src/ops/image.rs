@@ -14,7 +14,7 @@ use crate::base::events::{Event, EventSink, StepNumber};
 use crate::image::manifest::media_type;
 use crate::layer::compress::decompressor;
 use crate::plan::graph::{ImageLayer, ImageSpec, ResolvedImage};
-use crate::snapshot::apply::{self, ApplyOptions};
+use crate::snapshot::apply::{self, ApplyOptions, Ownership};
 use crate::snapshot::overlay::Snapshots;
 use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult};
 use crate::store::{IncomingBlob, Store};
@@ -44,6 +44,7 @@ pub(super) struct Context<'a> {
     pub fetcher: &'a dyn LayerFetcher,
     pub events: &'a EventSink,
     pub cancel: &'a CancelToken,
+    pub ownership: Ownership,
     pub step: StepNumber,
 }
 
@@ -77,8 +78,13 @@ pub(super) fn execute(spec: &ImageSpec, context: &Context<'_>) -> Result<StepRes
         known.push(snapshot.filter(|_| there));
     }
     if let Some(image) = &spec.image {
-        let missing: Vec<&ImageLayer> =
-            image.layers.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(layer, _)| layer).collect();
+        let missing: Vec<&ImageLayer> = image
+            .layers
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(layer, _)| layer)
+            .collect();
         fetch_all(image, &missing, context)?;
     }
     let mut layers: Vec<LayerRef> = Vec::new();
@@ -166,7 +172,8 @@ fn unpack(
     let plain = decompressor(io::BufReader::with_capacity(256 * 1024, file))
         .map_err(OpError::io(format!("read layer {}", blob.digest)))?;
     let mut hashed = Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel: context.cancel };
-    let applied = apply::apply_layer(&mut hashed, &dir, &parents, &ApplyOptions::default());
+    let applied =
+        apply::apply_layer(&mut hashed, &dir, &parents, &ApplyOptions { ownership: context.ownership });
     if context.cancel.is_cancelled() {
         return Err(OpError::Cancelled);
     }

@@ -16,12 +16,13 @@ use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::image::platform::Platform;
 use crate::net::Net;
-use crate::plan::graph::{CopySource, CopySpec, Graph, Op, Unpack, VertexId};
+use crate::plan::graph::{CopySource, CopySpec, Graph, Op, VertexId};
 use crate::sandbox::net::NetworkMode;
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::{DnsOverrides, HostDns};
 use crate::sandbox::runner::Sandboxes;
 use crate::sandbox::spec::SandboxNetwork;
+use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
 use crate::store::Store;
 use crate::store::records::StepResult;
@@ -119,6 +120,12 @@ impl LocalExecutor<'_> {
         native_32 || Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}")).exists()
     }
 
+    /// What to do with owners that cannot be set: without all ids an exotic owner is not worth a failed build, and
+    /// a warning names the file.
+    pub(super) fn ownership(&self) -> Ownership {
+        if self.sandboxes.has_all_ids() { Ownership::Required } else { Ownership::BestEffort }
+    }
+
     fn copy_inputs(&self, spec: &CopySpec) -> Vec<usize> {
         let mut inputs: Vec<usize> = spec
             .sources
@@ -200,10 +207,9 @@ impl Executor for LocalExecutor<'_> {
         let vertex = graph.vertex(id);
         let step = id.0 + 1;
         let base = || {
-            inputs
-                .first()
-                .and_then(VertexResult::fs)
-                .ok_or_else(|| OpError::Unsupported(format!("`{}` has no file system to change", vertex.name)))
+            inputs.first().and_then(VertexResult::fs).ok_or_else(|| {
+                OpError::Unsupported(format!("`{}` has no file system to change", vertex.name))
+            })
         };
         let result = match &vertex.op {
             Op::Scratch => StepResult::source(scratch()),
@@ -214,6 +220,7 @@ impl Executor for LocalExecutor<'_> {
                     fetcher: self.fetcher,
                     events: &self.events,
                     cancel: &self.cancel,
+                    ownership: self.ownership(),
                     step,
                 };
                 image::execute(spec, &context)?
@@ -244,15 +251,6 @@ impl Executor for LocalExecutor<'_> {
             }
         };
         Ok(VertexResult::Fs(result))
-    }
-}
-
-/// Whether ADD unpacks archives among these sources.
-pub(super) fn unpacks(spec: &CopySpec, download: bool) -> bool {
-    match spec.unpack {
-        Unpack::Never => false,
-        Unpack::Local => !download,
-        Unpack::Always => true,
     }
 }
 

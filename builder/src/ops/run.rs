@@ -43,7 +43,8 @@ pub(super) fn execute(
     step: u32,
     inputs: &[&StepResult],
 ) -> Result<StepResult, OpError> {
-    let base = inputs.first().copied().ok_or_else(|| OpError::Unsupported("RUN without a base".to_owned()))?;
+    let base =
+        inputs.first().copied().ok_or_else(|| OpError::Unsupported("RUN without a base".to_owned()))?;
     if vertex.platform.architecture != executor.host.architecture && !executor.can_run(&vertex.platform) {
         return Err(OpError::ForeignPlatform { platform: vertex.platform.to_string() });
     }
@@ -55,7 +56,12 @@ pub(super) fn execute(
     for (name, content) in &spec.scripts {
         prepared.mounts.push(SandboxMount {
             target: format!("/dev/pipes/{name}"),
-            source: SandboxSource::File { content: content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
+            source: SandboxSource::File {
+                content: content.clone().into_bytes(),
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+            },
             read_only: true,
         });
     }
@@ -229,7 +235,9 @@ fn lock(executor: &LocalExecutor<'_>, path: &str, wait: bool) -> Result<Option<F
         match handle.try_lock() {
             Ok(()) => return Ok(Some(handle)),
             Err(fs::TryLockError::WouldBlock) if !wait => return Ok(None),
-            Err(fs::TryLockError::WouldBlock) if executor.cancel.is_cancelled() => return Err(OpError::Cancelled),
+            Err(fs::TryLockError::WouldBlock) if executor.cancel.is_cancelled() => {
+                return Err(OpError::Cancelled);
+            }
             // Waiting in the kernel could not be interrupted by a cancelled build.
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(10)),
             Err(fs::TryLockError::Error(error)) => return Err(OpError::io(action())(error)),
@@ -256,7 +264,8 @@ fn claim_cache(
         return Ok(directory);
     }
     let fresh = executor.store.path("mounts");
-    let fresh = tempfile::Builder::new().prefix("c").tempdir_in(&fresh).map_err(OpError::io("make a cache mount"))?;
+    let fresh =
+        tempfile::Builder::new().prefix("c").tempdir_in(&fresh).map_err(OpError::io("make a cache mount"))?;
     let path = fresh.path().to_owned();
     let set_up = || -> io::Result<()> {
         std::os::unix::fs::chown(&path, Some(*uid), Some(*gid))?;
@@ -268,9 +277,8 @@ fn claim_cache(
         let view = executor.snapshots.view(&state.layers)?;
         let part = view.subdir(source.as_bytes()).map_err(|_| missing())?;
         let options = tree::CopyOptions { owners: tree::Owners::Keep, epoch: None };
-        tree::copy_tree(&part, &path, &options).map_err(|error| {
-            OpError::io("fill the cache mount")(io::Error::other(error))
-        })?;
+        tree::copy_tree(&part, &path, &options)
+            .map_err(|error| OpError::io("fill the cache mount")(io::Error::other(error)))?;
     } else {
         set_up().map_err(OpError::io("set up the cache mount"))?;
     }
@@ -327,7 +335,9 @@ fn sandbox_spec(
         limits: limits(&spec.ulimits)?,
         shm_size_bytes: spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES),
         resolv_conf: Some(executor.resolv_conf(network)),
-        hosts: Some(hosts_file(&spec.hostname, &executor.defaults.hosts, Some(HOST_GATEWAY)).map_err(bad_host)?),
+        hosts: Some(
+            hosts_file(&spec.hostname, &executor.defaults.hosts, Some(HOST_GATEWAY)).map_err(bad_host)?,
+        ),
         ids: executor.sandboxes.ids().map_err(OpError::io("read the id maps"))?,
         ipv6: net::host_has_ipv6(),
         terminal: false,
@@ -338,7 +348,8 @@ fn policy(executor: &LocalExecutor<'_>, spec: &RunSpec) -> Policy {
     if spec.network != NetworkMode::Default {
         return Policy::default();
     }
-    let gateway = executor.defaults.hosts.iter().any(|host| host.address == net::hosts::ExtraAddress::HostGateway);
+    let gateway =
+        executor.defaults.hosts.iter().any(|host| host.address == net::hosts::ExtraAddress::HostGateway);
     Policy {
         nameservers: executor.nameservers(),
         host_gateway: gateway.then_some(HOST_GATEWAY),
@@ -455,7 +466,10 @@ mod tests {
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         fs::write(dir.path().join("a/f"), "").unwrap();
         fs::write(dir.path().join("kept"), "x").unwrap();
-        remove_mount_points(dir.path(), &["a".into(), "a/b".into(), "a/f".into(), "kept".into(), "gone".into()]);
+        remove_mount_points(
+            dir.path(),
+            &["a".into(), "a/b".into(), "a/f".into(), "kept".into(), "gone".into()],
+        );
         assert!(!dir.path().join("a").exists());
         assert!(dir.path().join("kept").exists());
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::Stat;
 
 use crate::base::digest::{Digest, KeyHasher};
-use crate::base::events::Event;
+use crate::base::events::{Event, EventSink};
 use crate::context::fingerprint::{FileDigests, ReadAlways};
 use crate::context::git::{self, GitRef};
 use crate::context::http::{self, FetchOptions, FetchOutcome};
@@ -24,7 +24,7 @@ use super::OpError;
 use super::commit::{commit, scratch};
 use super::copy::{self, Archives, CopyOptions, ResolvedSource, SelectOptions, SourceTree};
 use super::executor::{Downloaded, VertexResult};
-use super::local::{LocalExecutor, unpacks};
+use super::local::LocalExecutor;
 
 /// Downloads and commits of this build.
 #[derive(Debug, Default)]
@@ -123,15 +123,18 @@ pub(super) fn copy(
             }
         });
     }
-    debug_assert!(!unpacks(spec, true) || spec.unpack == crate::plan::graph::Unpack::Always);
-    let options = CopyOptions { archives: &TarArchives, cancel: executor.cancel.clone() };
+    let archives = TarArchives { ownership: executor.ownership(), events: &executor.events };
+    let options = CopyOptions { archives: &archives, cancel: executor.cancel.clone() };
     Ok(copy::execute(spec, &sources, root, &options)?)
 }
 
 /// Archives as kiln's own reader sees them.
-struct TarArchives;
+struct TarArchives<'a> {
+    ownership: apply::Ownership,
+    events: &'a EventSink,
+}
 
-impl Archives for TarArchives {
+impl Archives for TarArchives<'_> {
     fn is_archive(&self, file: &File) -> io::Result<bool> {
         let mut file = file;
         file.rewind()?;
@@ -147,7 +150,11 @@ impl Archives for TarArchives {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         file.rewind()?;
         let plain = compress::decompressor(io::BufReader::with_capacity(256 * 1024, file))?;
-        apply::unpack_archive(plain, root, directory, &UnpackOptions { chown: owner, ..UnpackOptions::default() })?;
+        let options = UnpackOptions { chown: owner, ownership: self.ownership };
+        let unpacked = apply::unpack_archive(plain, root, directory, &options)?;
+        for warning in &unpacked.warnings.kept {
+            self.events.warn(warning.to_string());
+        }
         Ok(())
     }
 }
@@ -155,11 +162,17 @@ impl Archives for TarArchives {
 /// Downloads a URL, or finds that what the store has is current. Gives the digest for the key: body, name and time.
 pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) -> Result<Digest, OpError> {
     let database = executor.store.database();
-    let known = database.download(&spec.url)?.filter(|d| executor.store.blob_size(&d.digest) == Some(d.size_bytes));
+    let known =
+        database.download(&spec.url)?.filter(|d| executor.store.blob_size(&d.digest) == Some(d.size_bytes));
     let incoming = executor.store.incoming_blob()?;
     let mut writer = incoming.writer()?;
     let progress = |done_bytes, total_bytes| {
-        executor.events.send(Event::Progress { step: id.0 + 1, what: spec.url.clone(), done_bytes, total_bytes });
+        executor.events.send(Event::Progress {
+            step: id.0 + 1,
+            what: spec.url.clone(),
+            done_bytes,
+            total_bytes,
+        });
     };
     let options = FetchOptions {
         etag: known.as_ref().and_then(|d| d.etag.clone()),
@@ -206,7 +219,11 @@ pub(super) fn downloaded(executor: &LocalExecutor<'_>, id: VertexId) -> Result<D
 }
 
 /// Finds the commit that a reference names.
-pub(super) fn git_commit(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpec) -> Result<Digest, OpError> {
+pub(super) fn git_commit(
+    executor: &LocalExecutor<'_>,
+    id: VertexId,
+    spec: &GitSpec,
+) -> Result<Digest, OpError> {
     let reference = parse_git(spec)?;
     let resolved = git::resolve_commit(&reference, &git_options(executor, spec))?;
     let mut hasher = KeyHasher::new("kiln/git/v1");
@@ -231,7 +248,11 @@ fn git_options(executor: &LocalExecutor<'_>, spec: &GitSpec) -> git::CheckoutOpt
 }
 
 /// A checkout as a file system of its own.
-pub(super) fn checkout(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpec) -> Result<StepResult, OpError> {
+pub(super) fn checkout(
+    executor: &LocalExecutor<'_>,
+    id: VertexId,
+    spec: &GitSpec,
+) -> Result<StepResult, OpError> {
     let reference = parse_git(spec)?;
     let begun = executor.snapshots.begin(&[])?;
     let mut options = git_options(executor, spec);
@@ -241,7 +262,10 @@ pub(super) fn checkout(executor: &LocalExecutor<'_>, id: VertexId, spec: &GitSpe
     let checkout = git::checkout(&reference, &options, &begun.fs())?;
     // The key was made for the commit that was looked up; a branch that moved since must not be stored under it.
     if commits.get(&id).is_some_and(|commit| *commit != checkout.commit) {
-        return Err(OpError::Unsupported(format!("`{}` changed while it was fetched; build again", spec.reference)));
+        return Err(OpError::Unsupported(format!(
+            "`{}` changed while it was fetched; build again",
+            spec.reference
+        )));
     }
     let base = StepResult::source(scratch());
     let mut result = commit(executor, &base, begun, false)?;
@@ -291,7 +315,13 @@ impl FileDigests for StatCache<'_> {
     ) -> io::Result<Digest> {
         let stamp = format!(
             "{}:{}:{}.{}:{}.{}:{}",
-            stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec, stat.st_mode
+            stat.st_ino,
+            stat.st_size,
+            stat.st_mtime,
+            stat.st_mtime_nsec,
+            stat.st_ctime,
+            stat.st_ctime_nsec,
+            stat.st_mode
         );
         if let Some((known, digest)) = self.known.get(path)
             && *known == stamp

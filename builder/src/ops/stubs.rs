@@ -55,7 +55,8 @@ fn make_point(root: &Path, path: &str, is_directory: bool) -> io::Result<()> {
     let directory = if is_directory { full.as_path() } else { full.parent().unwrap_or(root) };
     // A point below another one that is a file cannot be a stub; the sandbox reports it when it mounts.
     if let Err(error) = fs::create_dir_all(directory) {
-        return if error.kind() == io::ErrorKind::NotADirectory || error.kind() == io::ErrorKind::AlreadyExists {
+        return if error.kind() == io::ErrorKind::NotADirectory || error.kind() == io::ErrorKind::AlreadyExists
+        {
             Ok(())
         } else {
             Err(error)

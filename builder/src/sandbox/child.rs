@@ -19,8 +19,8 @@ use super::mounts;
 use super::net::{self, NetworkMode};
 use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
 use crate::snapshot::accounts::{self, ResolvedUser};
-use crate::sys::rootdir::RootDir;
 use crate::sys::capability::CapabilitySet;
+use crate::sys::rootdir::RootDir;
 use crate::sys::seccomp::Program;
 use crate::sys::{capability, message, process, seccomp, signals, userns};
 
@@ -68,7 +68,11 @@ fn report(socket: &OwnedFd, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Resu
     message::send(socket.as_fd(), &serde_json::to_vec(report)?, fds)
 }
 
-fn start(spec: &SandboxSpec, fds: &Descriptors, filter: &Program) -> Result<std::convert::Infallible, Failed> {
+fn start(
+    spec: &SandboxSpec,
+    fds: &Descriptors,
+    filter: &Program,
+) -> Result<std::convert::Infallible, Failed> {
     // A message means that the maps are there; a closed socket, that writing them failed.
     match message::receive(&fds.go).step("wait for the user namespace's ids")? {
         Some(_) => {}
@@ -86,7 +90,8 @@ fn start(spec: &SandboxSpec, fds: &Descriptors, filter: &Program) -> Result<std:
         report(&fds.report, &Report::Sockets, &sockets).step("hand over sockets")?;
     }
     drop(mounted.sockets);
-    let user = accounts::resolve_user(&mounted.root, &spec.user).map_err(|e| Failed::user("find the user", e, 1))?;
+    let user =
+        accounts::resolve_user(&mounted.root, &spec.user).map_err(|e| Failed::user("find the user", e, 1))?;
     working_directory(&mounted.root, &spec.cwd, &user)?;
     drop(mounted.root);
     network(spec, fds)?;
@@ -104,7 +109,8 @@ fn start(spec: &SandboxSpec, fds: &Descriptors, filter: &Program) -> Result<std:
     }
     process::close_on_exec_from(3).step("close descriptors")?;
     privileges(spec, &user, filter)?;
-    rustix::process::chdir(spec.cwd.as_str()).map_err(|e| Failed::user(&format!("enter `{}`", spec.cwd), e, 1))?;
+    rustix::process::chdir(spec.cwd.as_str())
+        .map_err(|e| Failed::user(&format!("enter `{}`", spec.cwd), e, 1))?;
     process::die_with_parent().step("follow the builder's death")?;
     signals::unblock_termination().step("unblock signals")?;
     signals::default_sigpipe();
@@ -135,7 +141,12 @@ fn network(spec: &SandboxSpec, fds: &Descriptors) -> Result<(), Failed> {
 fn working_directory(root: &RootDir, path: &str, user: &ResolvedUser) -> Result<(), Failed> {
     let owner = (Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
     root.create_dir_all(path.as_bytes(), &mut |dir, _| {
-        let dir = rustix::fs::openat(dir, ".", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
+        let dir = rustix::fs::openat(
+            dir,
+            ".",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         Ok(fchown(&dir, owner.0, owner.1)?)
     })
     .map(drop)
@@ -145,7 +156,8 @@ fn working_directory(root: &RootDir, path: &str, user: &ResolvedUser) -> Result<
 fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Result<(), Failed> {
     if !spec.insecure {
         seccomp::install(filter).map_err(|e| Failed::new("install the seccomp filter", &e))?;
-        capability::drop_bounding_to(CapabilitySet::DEFAULT).map_err(|e| Failed::new("drop capabilities", &e))?;
+        capability::drop_bounding_to(CapabilitySet::DEFAULT)
+            .map_err(|e| Failed::new("drop capabilities", &e))?;
     }
     let groups: Vec<Gid> = user.supplementary.iter().map(|gid| Gid::from_raw(*gid)).collect();
     // With a single-id map setgroups is denied; there is nothing to set then.
@@ -173,7 +185,8 @@ fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Resu
 fn execute(spec: &SandboxSpec, user: &ResolvedUser) -> Result<std::convert::Infallible, Failed> {
     let program = spec.args.first().map_or("", String::as_str);
     let invalid = |e: std::ffi::NulError| Failed::user("start the command", e, 126);
-    let strings = |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
+    let strings =
+        |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let args = strings(&spec.args).map_err(invalid)?;
     let mut env = strings(&spec.env).map_err(invalid)?;
     if !spec.env.iter().any(|pair| pair.starts_with("HOME=")) {
@@ -202,8 +215,12 @@ fn execute(spec: &SandboxSpec, user: &ResolvedUser) -> Result<std::convert::Infa
     let code = if last.raw_os_error() == Some(libc::ENOENT) { 127 } else { 126 };
     let message = match last.raw_os_error() {
         Some(libc::ENOENT) if !program.contains('/') => "executable file not found in $PATH".to_owned(),
-        Some(libc::ENOENT) => "no such file or directory (the file itself, or the interpreter that it names)".to_owned(),
-        Some(libc::ENOEXEC) => "exec format error: built for another architecture, or a script without `#!`".to_owned(),
+        Some(libc::ENOENT) => {
+            "no such file or directory (the file itself, or the interpreter that it names)".to_owned()
+        }
+        Some(libc::ENOEXEC) => {
+            "exec format error: built for another architecture, or a script without `#!`".to_owned()
+        }
         _ => last.to_string(),
     };
     Err(Failed::user(&format!("start `{program}`"), message, code))

@@ -60,7 +60,8 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
     })
     .step("mount the root file system")?;
     mount::attach_at(overlay.as_fd(), Path::new(ROOT_SPOT)).step("attach the root file system")?;
-    let root = RootDir::open(Path::new(ROOT_SPOT)).map_err(|e| Failed::new("open the root file system", &e))?;
+    let root =
+        RootDir::open(Path::new(ROOT_SPOT)).map_err(|e| Failed::new("open the root file system", &e))?;
     let mut mounted = Mounted { root, made: Vec::new(), sockets: Vec::new() };
     system(spec, &mut mounted)?;
     for mount in &spec.mounts {
@@ -69,7 +70,8 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
     }
     for (target, content) in [("/etc/resolv.conf", &spec.resolv_conf), ("/etc/hosts", &spec.hosts)] {
         if let Some(content) = content {
-            let source = SandboxSource::File { content: content.clone().into_bytes(), mode: 0o644, uid: 0, gid: 0 };
+            let source =
+                SandboxSource::File { content: content.clone().into_bytes(), mode: 0o644, uid: 0, gid: 0 };
             let mount = SandboxMount { target: target.to_owned(), source, read_only: true };
             user(&mount, &mut mounted).map_err(|e| Failed::new(&format!("mount `{target}`"), &e))?;
         }
@@ -78,7 +80,9 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
 }
 
 fn system(spec: &SandboxSpec, mounted: &mut Mounted) -> Result<(), Failed> {
-    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
     let proc = mount::file_system("proc", &[], quiet).step("mount /proc")?;
     place(proc.as_fd(), "/proc", Kind::Directory, mounted).step("mount /proc")?;
     devices(spec, mounted).step("set up /dev")?;
@@ -92,7 +96,10 @@ fn system(spec: &SandboxSpec, mounted: &mut Mounted) -> Result<(), Failed> {
         let read_only = || -> io::Result<()> {
             let copy = mount::clone_tree(fd.as_fd(), true)?;
             let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
-            mount::set_attributes(copy.as_fd(), Attributes { set, recursive: true, ..Attributes::default() })?;
+            mount::set_attributes(
+                copy.as_fd(),
+                Attributes { set, recursive: true, ..Attributes::default() },
+            )?;
             mount::attach(copy.as_fd(), fd.as_fd())
         };
         read_only().step(&format!("make {path} read-only"))?;
@@ -102,7 +109,11 @@ fn system(spec: &SandboxSpec, mounted: &mut Mounted) -> Result<(), Failed> {
         let Ok(fd) = root.resolve(path.as_bytes(), Last::Keep) else { continue };
         let mask = || -> io::Result<()> {
             let cover = if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode).is_dir() {
-                mount::file_system("tmpfs", &[("mode", "0755"), ("size", "0")], quiet | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+                mount::file_system(
+                    "tmpfs",
+                    &[("mode", "0755"), ("size", "0")],
+                    quiet | MountAttrFlags::MOUNT_ATTR_RDONLY,
+                )?
             } else {
                 mount::clone_tree(null.as_fd(), false)?
             };
@@ -139,7 +150,12 @@ fn devices(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
     let dir = mounted.root.subdir(b"/dev").map_err(io::Error::other)?;
     for name in DEVICES {
         let node = mount::clone_path(&Path::new("/dev").join(name), false)?;
-        let file = fs::openat(dir.as_fd(), name, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))?;
+        let file = fs::openat(
+            dir.as_fd(),
+            name,
+            OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o666),
+        )?;
         mount::attach(node.as_fd(), file.as_fd())?;
     }
     for (name, target) in [
@@ -160,11 +176,14 @@ fn devices(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
         pts.push(("gid", "5"));
     }
     let shm = [("mode", "1777"), ("size", size.as_str())];
-    for (name, kind, options) in [("pts", "devpts", &pts[..]), ("shm", "tmpfs", &shm[..]), ("mqueue", "mqueue", &[][..])] {
+    for (name, kind, options) in
+        [("pts", "devpts", &pts[..]), ("shm", "tmpfs", &shm[..]), ("mqueue", "mqueue", &[][..])]
+    {
         let attributes = if name == "pts" { flags } else { quiet };
         let mount = mount::file_system(kind, options, attributes)?;
         fs::mkdirat(dir.as_fd(), name, Mode::from_raw_mode(0o755))?;
-        let target = fs::openat(dir.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let target =
+            fs::openat(dir.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         mount::attach(mount.as_fd(), target.as_fd())?;
     }
     Ok(())
@@ -228,8 +247,14 @@ fn layers(lowers: &[String], upper: Option<&(String, String)>, path: &str) -> io
     mount::attach_at(overlay.as_fd(), Path::new(SIDE_SPOT))?;
     let part = || -> io::Result<(OwnedFd, Kind)> {
         let view = RootDir::open(Path::new(SIDE_SPOT)).map_err(io::Error::other)?;
-        let fd = view.resolve(path.as_bytes(), Last::Follow).map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
-        let kind = if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode).is_dir() { Kind::Directory } else { Kind::File };
+        let fd = view
+            .resolve(path.as_bytes(), Last::Follow)
+            .map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
+        let kind = if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode).is_dir() {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
         Ok((mount::clone_tree(fd.as_fd(), false)?, kind))
     };
     let result = part();
@@ -245,7 +270,8 @@ fn on_tmpfs(fill: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<O
     let make = || -> io::Result<OwnedFd> {
         let dir = fs::open(SIDE_SPOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         fill(dir.as_fd())?;
-        let file = fs::openat(&dir, "file", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let file =
+            fs::openat(&dir, "file", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         mount::clone_tree(file.as_fd(), false)
     };
     let result = make();
@@ -303,5 +329,8 @@ pub(super) fn enter_root() -> io::Result<()> {
 /// Stops mount events from travelling between this mount namespace and the one it was copied from.
 pub(super) fn isolate() -> io::Result<()> {
     let root = fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    mount::set_attributes(root.as_fd(), Attributes { private: true, recursive: true, ..Attributes::default() })
+    mount::set_attributes(
+        root.as_fd(),
+        Attributes { private: true, recursive: true, ..Attributes::default() },
+    )
 }

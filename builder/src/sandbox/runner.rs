@@ -93,6 +93,12 @@ impl Sandboxes {
         Self { store: store.to_owned(), idmap, zygote: Mutex::new(None) }
     }
 
+    /// Whether files of every owner can be made here; in a user namespace only those that are mapped can.
+    pub fn has_all_ids(&self) -> bool {
+        self.idmap.is_some()
+            || IdMap::of_current_namespace().is_ok_and(|map| map.uid_count() >= u64::from(u32::MAX))
+    }
+
     /// The id map that sandboxes get.
     pub fn ids(&self) -> io::Result<IdMap> {
         match &self.idmap {
@@ -117,7 +123,14 @@ impl Sandboxes {
         let (mut pipes, stdio) = stdio(&streams).map_err(SandboxError::Talk)?;
         self.request(spec, &theirs, &stdio)?;
         drop((theirs, stdio));
-        let mut follow = Follow { policy: Some(policy), proxy: None, served: Vec::new(), ended: None, made: Vec::new(), failure: None };
+        let mut follow = Follow {
+            policy: Some(policy),
+            proxy: None,
+            served: Vec::new(),
+            ended: None,
+            made: Vec::new(),
+            failure: None,
+        };
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let done = follow.ended.is_some() && pipes.is_empty();
@@ -132,7 +145,8 @@ impl Sandboxes {
                 }
                 return Err(SandboxError::Cancelled);
             }
-            let (report_ready, ready) = wait(&ours, &pipes, follow.ended.is_none()).map_err(SandboxError::Talk)?;
+            let (report_ready, ready) =
+                wait(&ours, &pipes, follow.ended.is_none()).map_err(SandboxError::Talk)?;
             for index in ready.into_iter().rev() {
                 let (stream, pipe) = &mut pipes[index];
                 let count = pipe.read(&mut buffer).map_err(SandboxError::Talk)?;
@@ -157,7 +171,12 @@ impl Sandboxes {
         Ok(Ended { code, signal, made_mount_points: follow.made })
     }
 
-    fn request(&self, spec: &SandboxSpec, report: &OwnedFd, stdio: &[OwnedFd; 3]) -> Result<(), SandboxError> {
+    fn request(
+        &self,
+        spec: &SandboxSpec,
+        report: &OwnedFd,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<(), SandboxError> {
         let memory = || -> io::Result<OwnedFd> {
             let fd = memfd_create("kiln-sandbox", MemfdFlags::CLOEXEC)?;
             let mut file = std::fs::File::from(fd);
@@ -195,7 +214,9 @@ impl Sandboxes {
             message::send(ours.as_fd(), &serde_json::to_vec(&hello)?, &[])?;
             message::receive(&ours)
         };
-        let Some((answer, _)) = greet().map_err(SandboxError::Zygote)? else { return Err(SandboxError::Lost) };
+        let Some((answer, _)) = greet().map_err(SandboxError::Zygote)? else {
+            return Err(SandboxError::Lost);
+        };
         let ready: Ready = serde_json::from_slice(&answer).map_err(|e| SandboxError::Zygote(e.into()))?;
         match ready.error {
             Some(error) => Err(SandboxError::Prepare(error)),
@@ -253,7 +274,12 @@ struct Follow {
 }
 
 impl Follow {
-    fn take(&mut self, data: &[u8], fds: Vec<OwnedFd>, sockets: &SocketServer<'_>) -> Result<(), SandboxError> {
+    fn take(
+        &mut self,
+        data: &[u8],
+        fds: Vec<OwnedFd>,
+        sockets: &SocketServer<'_>,
+    ) -> Result<(), SandboxError> {
         let report: Report = serde_json::from_slice(data).map_err(|e| SandboxError::Talk(e.into()))?;
         match report {
             Report::Network => {

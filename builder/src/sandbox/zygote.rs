@@ -148,7 +148,10 @@ fn prepare(hello: &Hello) -> io::Result<()> {
         .map_err(|e| {
             io::Error::new(
                 e.kind(),
-                format!("the file system of `{}` cannot be shown with shifted ids (idmapped mounts): {e}", hello.store),
+                format!(
+                    "the file system of `{}` cannot be shown with shifted ids (idmapped mounts): {e}",
+                    hello.store
+                ),
             )
         })?;
         mount::attach_at(tree.as_fd(), Path::new(&hello.store))?;

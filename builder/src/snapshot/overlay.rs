@@ -86,8 +86,11 @@ impl<'a> Snapshots<'a> {
     /// The snapshots of `store`.
     pub fn new(store: &'a Store) -> Result<Self, SnapshotError> {
         let path = store.root();
-        let file = fs::File::open(path)
-            .map_err(|source| SnapshotError::Io { action: "open", path: path.to_owned(), source })?;
+        let file = fs::File::open(path).map_err(|source| SnapshotError::Io {
+            action: "open",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self { store, root: file.into() })
     }
 

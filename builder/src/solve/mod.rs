@@ -204,7 +204,8 @@ fn definition_keys<E: Executor>(
 /// Hashes what a vertex is, in the one canonical way: JSON with sorted keys of its spec.
 fn spec_hasher(tag: &str, vertex: &Vertex, outside: Option<&Digest>) -> KeyHasher {
     let mut hasher = KeyHasher::new(tag);
-    let spec = serde_json::to_value(&vertex.op).expect("invariant: specs are plain data and always serialise");
+    let spec =
+        serde_json::to_value(&vertex.op).expect("invariant: specs are plain data and always serialise");
     hasher.field(spec.to_string().as_bytes());
     // Only commands can tell platforms apart; everything else is the same bytes (language.md 1.13).
     let platform = if matches!(vertex.op, Op::Run(_)) { vertex.platform.to_string() } else { String::new() };

@@ -94,7 +94,8 @@ fn second_build_runs_nothing() {
 
 #[test]
 fn equal_result_stops_the_rebuild() {
-    let build = |path: &str| Graph { vertices: vec![vertex(Op::Scratch, &[]), mkdir(path, 0), mkdir("/b", 1)] };
+    let build =
+        |path: &str| Graph { vertices: vec![vertex(Op::Scratch, &[]), mkdir(path, 0), mkdir("/b", 1)] };
     let fake = Fake::default();
     solve_last(&build("/a1"), &fake);
     let solved = solve_last(&build("/a2"), &fake);

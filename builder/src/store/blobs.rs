@@ -56,7 +56,10 @@ impl Store {
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         let path = self.blob_path(digest);
-        self.open_blob(digest)?.take(limit + 1).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        self.open_blob(digest)?
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(StoreError::io("read", &path))?;
         if bytes.len() as u64 > limit {
             return Err(StoreError::Malformed(format!("blob {digest} is larger than {limit} bytes")));
         }
@@ -112,11 +115,16 @@ impl Store {
             .map_err(StoreError::io("read the mode of", &target))?
             .permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o444);
-        incoming.file.as_file().set_permissions(permissions).map_err(StoreError::io("set the mode of", &target))?;
         incoming
             .file
-            .persist(&target)
-            .map_err(|e| StoreError::Io { action: "rename", path: target.clone(), source: e.error })?;
+            .as_file()
+            .set_permissions(permissions)
+            .map_err(StoreError::io("set the mode of", &target))?;
+        incoming.file.persist(&target).map_err(|e| StoreError::Io {
+            action: "rename",
+            path: target.clone(),
+            source: e.error,
+        })?;
         Ok(())
     }
 

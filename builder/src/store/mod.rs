@@ -99,11 +99,21 @@ impl Store {
             make(root)?;
             fs::set_permissions(root, fs::Permissions::from_mode(0o700))
                 .map_err(StoreError::io("set the mode of", root))?;
-            for dir in ["blobs/sha256", "snapshots", "mounts", "stubs/empty", "stubs/void", "spots/root", "spots/side", "tmp"] {
+            for dir in [
+                "blobs/sha256",
+                "snapshots",
+                "mounts",
+                "stubs/empty",
+                "stubs/void",
+                "spots/root",
+                "spots/side",
+                "tmp",
+            ] {
                 make(&root.join(dir))?;
             }
             let layout = root.join("oci-layout");
-            fs::write(&layout, r#"{"imageLayoutVersion":"1.0.0"}"#).map_err(StoreError::io("write", &layout))?;
+            fs::write(&layout, r#"{"imageLayoutVersion":"1.0.0"}"#)
+                .map_err(StoreError::io("write", &layout))?;
         }
         let root = root.canonicalize().map_err(StoreError::io("find", root))?;
         let database = Database::open(&root.join("kiln.db"))?;
@@ -128,7 +138,10 @@ impl Store {
     /// A directory for temporary files of this process.
     pub fn temporary(&self) -> Result<tempfile::TempDir, StoreError> {
         let dir = self.root.join("tmp");
-        tempfile::Builder::new().prefix("kiln-").tempdir_in(&dir).map_err(StoreError::io("create a file in", &dir))
+        tempfile::Builder::new()
+            .prefix("kiln-")
+            .tempdir_in(&dir)
+            .map_err(StoreError::io("create a file in", &dir))
     }
 }
 

@@ -124,7 +124,12 @@ fn digest(text: &str) -> Result<Digest, StoreError> {
 
 impl Database {
     /// Records a committed snapshot.
-    pub fn add_snapshot(&self, id: &SnapshotId, content: &ContentDigest, size_bytes: u64) -> Result<(), StoreError> {
+    pub fn add_snapshot(
+        &self,
+        id: &SnapshotId,
+        content: &ContentDigest,
+        size_bytes: u64,
+    ) -> Result<(), StoreError> {
         self.with(|c| {
             c.prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![id.0, content.to_string(), size_bytes as i64, now()])
@@ -226,7 +231,12 @@ impl Database {
     }
 
     /// Records the diff_id of a snapshot's layer.
-    pub fn add_layer(&self, snapshot: &SnapshotId, epoch: Option<i64>, diff_id: &DiffId) -> Result<(), StoreError> {
+    pub fn add_layer(
+        &self,
+        snapshot: &SnapshotId,
+        epoch: Option<i64>,
+        diff_id: &DiffId,
+    ) -> Result<(), StoreError> {
         self.with(|c| {
             c.prepare_cached("INSERT OR REPLACE INTO layers VALUES (?1, ?2, ?3)")?
                 .execute(params![snapshot.0, epoch_text(epoch), diff_id.to_string()])
@@ -249,7 +259,9 @@ impl Database {
             c.prepare_cached(
                 "SELECT media_type, digest, size_bytes FROM blobs WHERE diff_id = ?1 AND compressor = ?2",
             )?
-            .query_row(params![diff_id.to_string(), compressor], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(params![diff_id.to_string(), compressor], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()
         })?;
         row.map(|(media_type, text, size)| {
@@ -277,9 +289,11 @@ impl Database {
     pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
         type Row = (String, String, String, i64, i64);
         let rows: Vec<Row> = self.with(|c| {
-            c.prepare_cached("SELECT name, media_type, digest, size_bytes, created FROM images ORDER BY name")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
-                .collect()
+            c.prepare_cached(
+                "SELECT name, media_type, digest, size_bytes, created FROM images ORDER BY name",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+            .collect()
         })?;
         rows.into_iter()
             .map(|(name, media_type, text, size, created)| {
@@ -338,7 +352,13 @@ impl Database {
             .optional()
         })?;
         row.map(|(text, size, file_name, etag, last_modified)| {
-            Ok(DownloadRecord { digest: digest(&text)?, size_bytes: size as u64, file_name, etag, last_modified })
+            Ok(DownloadRecord {
+                digest: digest(&text)?,
+                size_bytes: size as u64,
+                file_name,
+                etag,
+                last_modified,
+            })
         })
         .transpose()
     }
@@ -373,7 +393,8 @@ impl Database {
         self.with(|c| {
             let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             {
-                let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO files VALUES (?1, ?2, ?3, ?4)")?;
+                let mut insert =
+                    transaction.prepare_cached("INSERT OR REPLACE INTO files VALUES (?1, ?2, ?3, ?4)")?;
                 for (path, stamp, digest) in files {
                     insert.execute(params![root, path, stamp, digest])?;
                 }
@@ -397,7 +418,8 @@ impl Database {
         self.with(|c| {
             c.prepare_cached(&format!("INSERT OR {verb} INTO cache_mounts VALUES (?1, ?2, ?3, ?3)"))?
                 .execute(params![id, directory, now()])?;
-            c.prepare_cached("SELECT directory FROM cache_mounts WHERE id = ?1")?.query_row([id], |row| row.get(0))
+            c.prepare_cached("SELECT directory FROM cache_mounts WHERE id = ?1")?
+                .query_row([id], |row| row.get(0))
         })
     }
 }

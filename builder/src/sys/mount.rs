@@ -45,8 +45,7 @@ pub fn overlay(overlay: &Overlay<'_>) -> io::Result<OwnedFd> {
             fsconfig_set_flag(&context, "volatile")?;
         }
         fsconfig_set_flag(&context, "userxattr")?;
-        for (key, value) in [("index", "off"), ("xino", "off")]
-        {
+        for (key, value) in [("index", "off"), ("xino", "off")] {
             fsconfig_set_string(&context, key, value)?;
         }
         fsconfig_create(&context)?;

@@ -23,8 +23,8 @@ use super::tree::{SourceTree, base_name, clean, join, parent};
 use crate::base::cancel::CancelToken;
 use crate::base::mode::Mode;
 use crate::context::fingerprint::Attributes;
-use crate::snapshot::accounts::resolve_chown;
 use crate::plan::graph::{CopySource, CopySpec, Unpack};
+use crate::snapshot::accounts::resolve_chown;
 use crate::sys::error::FsError;
 use crate::sys::rootdir::{Last, RootDir};
 

@@ -11,8 +11,8 @@ use rustix::fs::{self, FileType, Gid, Mode as FileMode, OFlags, Uid};
 
 use super::error::{CopyError, shown};
 use super::tree::clean;
-use crate::snapshot::accounts::{OwnerError, resolve_chown};
 use crate::plan::graph::MkdirSpec;
+use crate::snapshot::accounts::{OwnerError, resolve_chown};
 use crate::sys::rootdir::{Last, RootDir};
 
 /// Mode of directories that nobody gave a mode.
