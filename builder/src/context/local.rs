@@ -97,6 +97,11 @@ impl Ignore {
         Ok(Self { file: file.to_owned(), matcher })
     }
 
+    /// The patterns, for checks of the Buildfile.
+    pub fn matcher(&self) -> &Matcher {
+        &self.matcher
+    }
+
     /// The ignore file that belongs to one Buildfile only.
     fn beside(buildfile: &Path) -> Result<Option<Self>, ContextError> {
         use std::os::unix::ffi::OsStrExt as _;
