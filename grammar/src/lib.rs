@@ -19,6 +19,7 @@ pub mod format;
 pub mod glob;
 pub mod ignore;
 mod line;
+pub mod lint;
 mod lower;
 pub mod mount;
 pub mod outline;
