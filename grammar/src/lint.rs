@@ -6,9 +6,16 @@
 //!   keep their meaning;
 //! - every finding is a warning, has a rule out of [`rules`], and the list is in file order.
 
+mod buildkit;
 mod catalog;
 mod config;
+mod evaluate;
 mod facts;
+mod model;
+mod platform;
+mod reference;
+mod report;
+mod scope;
 
 use crate::ast::Buildfile;
 use crate::diagnostic::Diagnostic;
@@ -16,13 +23,17 @@ use crate::diagnostic::Diagnostic;
 pub use catalog::{Origin, RuleInfo, rule, rules};
 pub use config::LintConfig;
 pub use facts::{BaseImage, Facts};
+use report::Report;
 
 /// Runs all checks that `config` does not turn off.
 ///
 /// `buildfile` must come from a parse without errors. Findings of the parser itself (`NoEmptyContinuation`) are not
 /// repeated here: pass them through [`keep`].
-pub fn check(_buildfile: &Buildfile, _facts: &Facts<'_>, _config: &LintConfig) -> Vec<Diagnostic> {
-    Vec::new()
+pub fn check(buildfile: &Buildfile, facts: &Facts<'_>, config: &LintConfig) -> Vec<Diagnostic> {
+    let file = evaluate::file(buildfile, facts);
+    let mut report = Report::new(&buildfile.text, config, facts);
+    buildkit::check(&file, &mut report);
+    report.finish(|found| buildfile.lines.line(found.span.start))
 }
 
 /// Takes findings out of a list that `config` turns off: for those of the parser and of planning. Findings without a
