@@ -38,7 +38,8 @@ fn main() {
     println!("bytes {bytes}");
     println!("total {total:.1?}, median {:.1?}, 99 of 100 below {:.1?}", quantile(50), quantile(99));
     println!("rate  {:.1} MB/s", bytes as f64 / 1e6 / total.as_secs_f64().max(f64::EPSILON));
-    let Some(reference) = corpus.and_then(|corpus| fs::read_to_string(corpus.join("reference.jsonl")).ok()) else {
+    let Some(reference) = corpus.and_then(|corpus| fs::read_to_string(corpus.join("reference.jsonl")).ok())
+    else {
         return;
     };
     let records = reference.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

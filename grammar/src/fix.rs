@@ -20,7 +20,8 @@ use std::collections::BTreeMap;
 use crate::ast::{Buildfile, Command, Instruction, KeyValue, Kind, Word};
 use crate::expand::{self, Env};
 use crate::format;
-use crate::span::Span;
+use crate::lint::LintConfig;
+use crate::span::{Span, Spanned};
 
 /// One rewrite.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,17 +36,26 @@ pub struct Fix {
 
 /// The safe rewrites of a file that was parsed without errors; `wanted` says which checks count.
 pub fn fixes(buildfile: &Buildfile, wanted: &dyn Fn(&str) -> bool) -> Vec<Fix> {
-    let mut fixer = Fixer { buildfile, wanted, lower: is_mostly_lower(buildfile), fixes: Vec::new() };
+    let mut fixer = Fixer {
+        buildfile,
+        wanted,
+        own: LintConfig::default(),
+        lower: is_mostly_lower(buildfile),
+        fixes: Vec::new(),
+    };
     let families = Families::new(buildfile);
     for instruction in &buildfile.global_args {
+        fixer.enter(&instruction.comments);
         fixer.casing(&instruction.keyword);
     }
     for (index, stage) in buildfile.stages.iter().enumerate() {
+        fixer.enter(&stage.from.comments);
         fixer.casing(&stage.from.keyword);
         if let Some(word) = &stage.from.as_keyword {
             fixer.as_casing(word, &stage.from.keyword);
         }
         for instruction in &stage.instructions {
+            fixer.enter(&instruction.comments);
             fixer.instruction(instruction, families.allow_exec_form(index));
         }
     }
@@ -59,7 +69,9 @@ pub fn apply(text: &str, fixes: &[Fix]) -> String {
     let mut fixed = String::with_capacity(text.len());
     let mut at = 0;
     for fix in fixes {
-        let (Some(before), true) = (text.get(at..fix.span.start), fix.span.end <= text.len()) else { continue };
+        let (Some(before), true) = (text.get(at..fix.span.start), fix.span.end <= text.len()) else {
+            continue;
+        };
         fixed.push_str(before);
         fixed.push_str(&fix.replacement);
         at = fix.span.end;
@@ -71,15 +83,27 @@ pub fn apply(text: &str, fixes: &[Fix]) -> String {
 struct Fixer<'a> {
     buildfile: &'a Buildfile,
     wanted: &'a dyn Fn(&str) -> bool,
+    /// What a `# check=` comment above the instruction at hand says.
+    own: LintConfig,
     lower: bool,
     fixes: Vec<Fix>,
 }
 
 impl Fixer<'_> {
     fn push(&mut self, rule: &'static str, span: Span, replacement: String) {
-        if (self.wanted)(rule) && format::slice(self.buildfile, span) != replacement {
+        if self.wants(rule) && format::slice(self.buildfile, span) != replacement {
             self.fixes.push(Fix { rule, span, replacement });
         }
+    }
+
+    fn wants(&self, rule: &str) -> bool {
+        !self.own.skip_all && !self.own.skip.contains(rule) && (self.wanted)(rule)
+    }
+
+    /// Turns to an instruction with these comments above it (language.md 1.2).
+    fn enter(&mut self, comments: &[Spanned<String>]) {
+        let settings = comments.iter().filter_map(|comment| comment.value.strip_prefix("check="));
+        self.own = settings.last().and_then(|text| LintConfig::from_directive(text).ok()).unwrap_or_default();
     }
 
     /// Whether a word stands in the file exactly as it was read.
@@ -99,7 +123,7 @@ impl Fixer<'_> {
 
     /// `AS` follows its FROM, as that one will be written.
     fn as_casing(&mut self, word: &Word, from: &Word) {
-        let from = if (self.wanted)("ConsistentInstructionCasing") && self.is_plain(from) {
+        let from = if self.wants("ConsistentInstructionCasing") && self.is_plain(from) {
             self.cased(&from.value)
         } else {
             from.value.clone()
@@ -119,7 +143,7 @@ impl Fixer<'_> {
     fn instruction(&mut self, instruction: &Instruction, exec_form: bool) {
         let keyword = &instruction.keyword;
         if let Kind::Maintainer(name) = &instruction.kind
-            && (self.wanted)("MaintainerDeprecated")
+            && self.wants("MaintainerDeprecated")
             && self.is_plain(name)
             && self.is_plain(keyword)
         {
@@ -171,10 +195,11 @@ impl Fixer<'_> {
 
 /// Commands that a shell does itself, or that mean something else without one.
 const SHELL_COMMANDS: &[&str] = &[
-    ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif", "else",
-    "esac", "eval", "exec", "exit", "export", "false", "fg", "fi", "for", "function", "getopts", "hash", "if", "in",
-    "jobs", "kill", "let", "local", "printf", "pwd", "read", "readonly", "return", "set", "shift", "source", "test",
-    "then", "time", "times", "trap", "true", "type", "ulimit", "umask", "unalias", "unset", "until", "wait", "while",
+    ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif",
+    "else", "esac", "eval", "exec", "exit", "export", "false", "fg", "fi", "for", "function", "getopts",
+    "hash", "if", "in", "jobs", "kill", "let", "local", "printf", "pwd", "read", "readonly", "return", "set",
+    "shift", "source", "test", "then", "time", "times", "trap", "true", "type", "ulimit", "umask", "unalias",
+    "unset", "until", "wait", "while",
 ];
 
 /// Characters that no shell gives a meaning anywhere in a word.
@@ -187,7 +212,9 @@ fn is_plain_in_shell(byte: u8) -> bool {
 fn is_mostly_lower(buildfile: &Buildfile) -> bool {
     let stages = buildfile.stages.iter();
     let keywords = stages
-        .flat_map(|stage| std::iter::once(&stage.from.keyword).chain(stage.instructions.iter().map(|i| &i.keyword)))
+        .flat_map(|stage| {
+            std::iter::once(&stage.from.keyword).chain(stage.instructions.iter().map(|i| &i.keyword))
+        })
         .chain(buildfile.global_args.iter().map(|i| &i.keyword));
     let mut surplus = 0_i64;
     for keyword in keywords {
@@ -201,7 +228,8 @@ fn is_mostly_lower(buildfile: &Buildfile) -> bool {
 /// MAINTAINER takes its text as it is; a label's value is expanded, so everything with a meaning is escaped.
 fn author_label(name: &str, escape: char) -> String {
     let name = name.trim();
-    let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|inner| !inner.contains('"'));
+    let quoted =
+        name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|inner| !inner.contains('"'));
     let mut value = String::new();
     for character in quoted.unwrap_or(name).chars() {
         push_literal(&mut value, character, escape);
@@ -219,7 +247,8 @@ fn push_literal(text: &mut String, character: char, escape: char) {
 
 /// How the value of an old-form pair is written behind an equal sign; `None` when nothing means the same for sure.
 fn pair_value(key: &str, value: &str, escape: char) -> Option<String> {
-    let candidate = if value.contains(char::is_whitespace) { quoted(value, escape)? } else { value.to_owned() };
+    let candidate =
+        if value.contains(char::is_whitespace) { quoted(value, escape)? } else { value.to_owned() };
     let directive = if escape == '\\' { "" } else { "# escape=`\n" };
     let parsed = crate::parse(&format!("{directive}FROM scratch\nENV {key}={candidate}\n"));
     if parsed.has_errors() {
@@ -334,7 +363,8 @@ impl Families {
                 }
             }
         }
-        let blocked = has.into_iter().map(|(root, (cmd, entry, shell))| (root, shell || (cmd && entry))).collect();
+        let blocked =
+            has.into_iter().map(|(root, (cmd, entry, shell))| (root, shell || (cmd && entry))).collect();
         Self { root, blocked }
     }
 
@@ -410,7 +440,7 @@ mod tests {
             ("MAINTAINER \"Jo\"", "LABEL org.opencontainers.image.authors=\"Jo\""),
             ("MAINTAINER a \"$b\" \\", "LABEL org.opencontainers.image.authors=\"a \\\"\\$b\\\" \\\\\""),
         ] {
-            assert_eq!(one(&format!("{old} ").trim_end().to_owned()), new, "{old}");
+            assert_eq!(one(old), new, "{old}");
         }
         assert!(fixed("from a\nmaintainer me\n").contains("label org"));
     }
@@ -433,6 +463,12 @@ mod tests {
         }
         let family = "FROM a AS b\nCMD x\nFROM b\nENTRYPOINT y\nFROM c\nCMD z\n";
         assert_eq!(fixed(family), "FROM a AS b\nCMD x\nFROM b\nENTRYPOINT y\nFROM c\nCMD [\"z\"]\n");
+    }
+
+    #[test]
+    fn settings_above_an_instruction_count() {
+        let text = "FROM a\n# check=skip=LegacyKeyValueFormat\nENV k a b\n# check=skip=all\nrun x\nRUN y\n";
+        assert_eq!(fixed(text), text);
     }
 
     #[test]

@@ -149,7 +149,9 @@ impl Reader<'_> {
         let mut reached = BTreeSet::new();
         let mut open = vec![target];
         while let Some(index) = open.pop() {
-            let Some(stage) = self.buildfile.stages.get(index).filter(|_| reached.insert(index)) else { continue };
+            let Some(stage) = self.buildfile.stages.get(index).filter(|_| reached.insert(index)) else {
+                continue;
+            };
             let earlier = self.buildfile.stages.get(..index).unwrap_or_default();
             open.extend(stage_named(earlier, &self.expand(&stage.from.base, &self.globals).value));
             for instruction in &stage.instructions {
@@ -265,11 +267,13 @@ impl Reader<'_> {
 }
 
 fn args(instructions: &[Instruction]) -> Vec<(&Instruction, &ArgPair)> {
-    let pairs = |instruction| match instruction {
-        Instruction { kind: Kind::Arg(pairs), .. } => pairs.as_slice(),
-        _ => &[],
-    };
-    instructions.iter().flat_map(|i| pairs(i).iter().map(move |pair| (i, pair))).collect()
+    let mut found = Vec::new();
+    for instruction in instructions {
+        if let Kind::Arg(pairs) = &instruction.kind {
+            found.extend(pairs.iter().map(|pair| (instruction, pair)));
+        }
+    }
+    found
 }
 
 /// What an instruction reads besides the context and its own stage.
@@ -294,7 +298,9 @@ fn stage_description(stage: &Stage) -> String {
 }
 
 fn description(comments: &[Spanned<String>], name: &str) -> String {
-    let rest = |comment: &Spanned<String>| Some(comment.value.strip_prefix(name)?.strip_prefix(' ')?.trim().to_owned());
+    let rest = |comment: &Spanned<String>| {
+        Some(comment.value.strip_prefix(name)?.strip_prefix(' ')?.trim().to_owned())
+    };
     comments.iter().find_map(rest).unwrap_or_default()
 }
 
@@ -332,7 +338,15 @@ RUN --mount=type=secret,target=/run/token --mount=type=ssh,id=git --mount=type=c
         let listed = targets(&crate::parse(TEXT).buildfile);
         let shown: Vec<_> = listed
             .iter()
-            .map(|t| (t.name.as_deref(), t.description.as_str(), t.base.as_str(), t.platform.as_str(), t.is_default))
+            .map(|t| {
+                (
+                    t.name.as_deref(),
+                    t.description.as_str(),
+                    t.base.as_str(),
+                    t.platform.as_str(),
+                    t.is_default,
+                )
+            })
             .collect();
         assert_eq!(
             shown,
@@ -347,8 +361,11 @@ RUN --mount=type=secret,target=/run/token --mount=type=ssh,id=git --mount=type=c
     #[test]
     fn lists_what_the_target_reaches() {
         let found = read(None, &[]);
-        let args: Vec<_> =
-            found.args.iter().map(|a| (a.name.as_str(), a.value.as_deref(), a.description.as_str())).collect();
+        let args: Vec<_> = found
+            .args
+            .iter()
+            .map(|a| (a.name.as_str(), a.value.as_deref(), a.description.as_str()))
+            .collect();
         assert_eq!(
             args,
             [

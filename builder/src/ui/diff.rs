@@ -30,7 +30,11 @@ pub fn unified(file_name: &str, old: &str, new: &str, style: Style) -> String {
         let from = first.saturating_sub(CONTEXT);
         let upto = (hunk.last().unwrap_or(first) + 1 + CONTEXT).min(old.len());
         let length = upto - from;
-        rendered.push_str(&paint(&format!("@@ -{},{length} +{},{length} @@", from + 1, from + 1), "36", style));
+        rendered.push_str(&paint(
+            &format!("@@ -{},{length} +{},{length} @@", from + 1, from + 1),
+            "36",
+            style,
+        ));
         rendered.push('\n');
         push_hunk(&mut rendered, &old, &new, from..upto, style);
     }
@@ -83,7 +87,10 @@ mod tests {
     #[test]
     fn shows_hunks_with_context() {
         let old: String = (1..=20).map(|n| format!("line {n}\n")).collect();
-        let new = old.replace("line 2\n", "two\n").replace("line 3\n", "three\n").replace("line 19\n", "nineteen\n");
+        let new = old
+            .replace("line 2\n", "two\n")
+            .replace("line 3\n", "three\n")
+            .replace("line 19\n", "nineteen\n");
         insta::assert_snapshot!(plain(&old, &new), @r"
         --- a/Buildfile
         +++ b/Buildfile

@@ -17,7 +17,7 @@ use kiln_grammar::lint;
 
 use super::diagnostics::Style;
 
-pub use json::encode as base64;
+pub use json::{Location, encode as base64};
 
 /// Formats of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

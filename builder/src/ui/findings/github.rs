@@ -15,7 +15,9 @@ pub(super) fn render(findings: &Findings<'_>) -> String {
         let (start, end) = (place(diagnostic.span.start), place(diagnostic.span.end));
         let columns = match start.line == end.line {
             // GitHub takes columns for findings on one line only; its last column is part of the range.
-            true => format!(",col={},endColumn={}", start.column, end.column.saturating_sub(1).max(start.column)),
+            true => {
+                format!(",col={},endColumn={}", start.column, end.column.saturating_sub(1).max(start.column))
+            }
             false => String::new(),
         };
         let mut message = diagnostic.message.clone();

@@ -9,8 +9,11 @@ use crate::ui::text;
 pub(super) fn render(findings: &Findings<'_>, style: Style) -> String {
     let mut rendered = String::new();
     for diagnostic in findings.diagnostics {
-        let word =
-            if findings.is_error(diagnostic) { paint("ERROR:", "1;31", style) } else { paint("WARNING:", "1;33", style) };
+        let word = if findings.is_error(diagnostic) {
+            paint("ERROR:", "1;31", style)
+        } else {
+            paint("WARNING:", "1;33", style)
+        };
         let message = text::visible(&diagnostic.message);
         match diagnostic.rule {
             Some(rule) => {
