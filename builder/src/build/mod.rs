@@ -13,7 +13,7 @@ use kiln_grammar::span::Span;
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::Digest;
-use crate::base::events::EventSink;
+use crate::base::events::{Event, EventSink, Outcome};
 use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::archive::OutputFailure;
@@ -183,8 +183,34 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if request.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let image = output::write_all(environment, request, &plan, &solved, &snapshots()?)?;
+    let image =
+        exporting(request, &plan, || output::write_all(environment, request, &plan, &solved, &snapshots()?))?;
     Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
+}
+
+/// Number of the step that stands for the outputs: the one after the last vertex.
+fn export_step(plan: &Plan) -> u32 {
+    u32::try_from(plan.graph.vertices.len()).unwrap_or(u32::MAX - 1) + 1
+}
+
+/// Shows the writing of outputs as a step of its own.
+fn exporting<T>(
+    request: &Request,
+    plan: &Plan,
+    work: impl FnOnce() -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    let step = export_step(plan);
+    request.events.send(Event::Planned { step, name: "exporting".to_owned() });
+    request.events.send(Event::Started { step });
+    let started = Instant::now();
+    let result = work();
+    let outcome = match &result {
+        Ok(_) => Outcome::Done,
+        Err(BuildError::Cancelled) => Outcome::Cancelled,
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    request.events.send(Event::Finished { step, outcome, took: started.elapsed() });
+    result
 }
 
 fn report(

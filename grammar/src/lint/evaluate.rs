@@ -169,7 +169,13 @@ fn stage<'a>(file: &File<'a>, index: usize, build: &Platform, target: &Platform)
 
 fn from_word(word: &Word, file: &File<'_>) -> Option<FromWord> {
     let expanded = expand::word(&word.value, file.buildfile.directives.escape, &file.globals).ok()?;
-    Some(FromWord { value: expanded.value, used: expanded.used, undefined: expanded.undefined })
+    let undefined = missing(&expanded).into_iter().cloned().collect();
+    Some(FromWord { value: expanded.value, used: expanded.used, undefined })
+}
+
+/// Names without a value, each once.
+fn missing(expanded: &Expanded) -> BTreeSet<&String> {
+    expanded.undefined.iter().chain(&expanded.unset).collect()
 }
 
 /// The state after FROM, and the triggers that run first.
@@ -245,7 +251,7 @@ impl Reader<'_> {
 
     /// Remembers what was used; a declared ARG without a value is not undefined.
     fn note(&mut self, expanded: Expanded, span: Span) -> String {
-        for name in &expanded.undefined {
+        for name in missing(&expanded) {
             if !self.state.args.contains(name) && !NOT_VARIABLES.contains(&name.as_str()) {
                 let nearest = nearest(name, self.state.env.names());
                 self.undefined.push(Undefined { name: name.clone(), nearest, span });
