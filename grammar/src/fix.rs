@@ -438,7 +438,7 @@ mod tests {
         for (old, new) in [
             ("MAINTAINER Jo <jo@x.org>", "LABEL org.opencontainers.image.authors=\"Jo <jo@x.org>\""),
             ("MAINTAINER \"Jo\"", "LABEL org.opencontainers.image.authors=\"Jo\""),
-            ("MAINTAINER a \"$b\" \\", "LABEL org.opencontainers.image.authors=\"a \\\"\\$b\\\" \\\\\""),
+            ("MAINTAINER a \"$b\" \\x", "LABEL org.opencontainers.image.authors=\"a \\\"\\$b\\\" \\\\x\""),
         ] {
             assert_eq!(one(old), new, "{old}");
         }
