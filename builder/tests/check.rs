@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use kiln_grammar::lint::{self, Origin, RuleInfo};
 use serde_json::Value;
 
 fn kiln(directory: &Path, arguments: &[&str]) -> Output {
@@ -139,4 +140,38 @@ fn ignore_files_are_explained() {
          a.log: ignored by line 1 of .dockerignore: *.log (no such file in the context)\n\
          keep.log: kept, line 2 of .dockerignore takes it back in: !keep.log (no such file in the context)\n"
     );
+}
+
+#[test]
+fn the_documentation_lists_every_check() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/checks.md");
+    let text = fs::read_to_string(&path).expect("the page is there");
+    let start = text.find("| check | from |").unwrap_or(text.len());
+    let (before, listed) = text.split_at(start);
+    let mut table = String::from("| check | from | about | by default |\n|---|---|---|---|\n");
+    lint::rules().iter().for_each(|rule| table.push_str(&row(rule)));
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, format!("{before}{table}")).expect("the page can be written");
+        return;
+    }
+    assert_eq!(listed, table, "UPDATE=1 rewrites the table");
+}
+
+fn row(rule: &RuleInfo) -> String {
+    let name = match rule.url {
+        "" => format!("`{}`", rule.name),
+        url => format!("[`{}`]({url})", rule.name),
+    };
+    let from = match rule.origin {
+        Origin::BuildKit => "BuildKit",
+        Origin::Hadolint => "hadolint",
+        Origin::Kiln => "kiln",
+    };
+    let state = match (rule.experimental, rule.default_on, rule.same_as) {
+        (true, ..) => "off (experimental)".to_owned(),
+        (false, false, _) => "off".to_owned(),
+        (false, true, Some(same)) => format!("on, as `{same}`"),
+        (false, true, None) => "on".to_owned(),
+    };
+    format!("| {name} | {from} | {} | {state} |\n", rule.description.replace('|', "\\|"))
 }

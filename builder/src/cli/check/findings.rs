@@ -5,11 +5,11 @@
 //! - of the errors of a plan only those are told that no base image could take back: the images are not looked up, so
 //!   their variables are not known.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kiln_grammar::ast::{Buildfile, Parsed};
+use kiln_grammar::ast::{Buildfile, Instruction, Kind, Parsed};
 use kiln_grammar::diagnostic::Diagnostic;
-use kiln_grammar::format;
 use kiln_grammar::lint::{self, Facts, LintConfig};
 
 use super::{File, Settings};
@@ -21,6 +21,9 @@ use crate::plan::graph::{
     BlobLocation, ContextKind, ImageRequest, ImageResolver, PlanOptions, ResolveError, ResolvedImage,
 };
 use crate::plan::plan;
+
+/// How often a plan is made at most: once more than stages can have errors that are told.
+const MAX_ROUNDS: usize = 50;
 
 /// What was found, and the settings that it was found under.
 pub(super) struct Found {
@@ -80,6 +83,7 @@ pub(super) fn config(buildfile: &Buildfile, settings: &Settings) -> Result<LintC
     Ok(config)
 }
 
+/// Errors of planning. A stage ends at its first error, so what is wrong is taken out and the rest planned again.
 fn plan_errors(buildfile: &Buildfile, settings: &Settings) -> Vec<Diagnostic> {
     let options = PlanOptions {
         target: settings.target.clone(),
@@ -90,22 +94,62 @@ fn plan_errors(buildfile: &Buildfile, settings: &Settings) -> Vec<Diagnostic> {
         contexts: settings.contexts.iter().map(|name| (name.clone(), ContextKind::Local)).collect(),
         ..PlanOptions::default()
     };
-    let Err(error) = plan(buildfile, &options, &Unknown) else { return Vec::new() };
-    error.diagnostics.into_iter().filter(|found| is_certain(buildfile, found)).collect()
+    let variables = variables(&buildfile.text);
+    let mut rest = buildfile.clone();
+    let mut found: Vec<Diagnostic> = Vec::new();
+    for _ in 0..MAX_ROUNDS {
+        let mut errors = errors(&rest, &options, &[]);
+        // Whatever stays when all variables have another value, no base image can change.
+        if !errors.is_empty() && !variables.is_empty() {
+            let others = self::errors(&rest, &options, &variables);
+            errors.retain(|error| others.contains(error));
+        }
+        let again = take_out(&mut rest, &errors);
+        found.extend(errors);
+        if !again {
+            break;
+        }
+    }
+    found
 }
 
-/// Only variables can be set by a base image, and not before its FROM.
-fn is_certain(buildfile: &Buildfile, error: &Diagnostic) -> bool {
-    let mut instructions = buildfile.stages.iter().flat_map(|stage| &stage.instructions);
-    instructions
-        .find(|instruction| (instruction.span.start..=instruction.span.end).contains(&error.span.start))
-        .is_none_or(|instruction| !format::instruction(buildfile, instruction).contains('$'))
+fn errors(buildfile: &Buildfile, options: &PlanOptions, env: &[String]) -> Vec<Diagnostic> {
+    plan(buildfile, options, &Unknown { env }).err().map(|error| error.diagnostics).unwrap_or_default()
 }
 
-/// Gives every image an empty config: nothing is known about them here.
-struct Unknown;
+/// Takes the instructions with errors out of their stages; false when there are none that others do not depend on.
+fn take_out(buildfile: &mut Buildfile, errors: &[Diagnostic]) -> bool {
+    let is_wrong = |instruction: &Instruction| {
+        let inside = instruction.span.start..=instruction.span.end;
+        errors.iter().any(|error| inside.contains(&error.span.start))
+    };
+    let mut taken = false;
+    for stage in &mut buildfile.stages {
+        stage.instructions.retain(|instruction| {
+            let out = is_wrong(instruction) && !matches!(instruction.kind, Kind::Arg(_) | Kind::Env(_));
+            taken |= out;
+            !out
+        });
+    }
+    taken
+}
 
-impl ImageResolver for Unknown {
+/// `NAME=VALUE` of every name behind a `$`.
+fn variables(text: &str) -> Vec<String> {
+    let name = |rest: &str| {
+        let rest = rest.strip_prefix('{').unwrap_or(rest);
+        rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+    };
+    let names: BTreeSet<String> = text.split('$').skip(1).map(name).filter(|name| !name.is_empty()).collect();
+    names.into_iter().map(|name| format!("{name}=kiln")).collect()
+}
+
+/// Gives every image a config with nothing but variables: nothing is known about them here.
+struct Unknown<'a> {
+    env: &'a [String],
+}
+
+impl ImageResolver for Unknown<'_> {
     fn resolve(&self, request: &ImageRequest) -> Result<Arc<ResolvedImage>, ResolveError> {
         Ok(Arc::new(ResolvedImage {
             name: request.name.clone(),
@@ -114,11 +158,35 @@ impl ImageResolver for Unknown {
                 os: request.platform.os.clone(),
                 architecture: request.platform.architecture.clone(),
                 variant: request.platform.variant.clone(),
-                config: ContainerConfig::default(),
+                config: ContainerConfig { env: self.env.to_vec(), ..ContainerConfig::default() },
                 ..ImageConfig::default()
             },
             layers: Vec::new(),
             location: BlobLocation::Store,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(text: &str) -> Vec<String> {
+        let parsed = kiln_grammar::parse(text);
+        assert!(!parsed.has_errors());
+        plan_errors(&parsed.buildfile, &Settings::default()).into_iter().map(|found| found.message).collect()
+    }
+
+    #[test]
+    fn all_errors_of_a_stage_are_told() {
+        let text = "FROM a\nCOPY --chmod=999 x /\nRUN --network=nat y\nRUN z\nRUN --mount=type=cahce,target=/c w\n";
+        assert_eq!(messages(text).len(), 3, "{:?}", messages(text));
+    }
+
+    #[test]
+    fn what_a_base_image_may_set_is_no_error() {
+        assert_eq!(messages("FROM a\nCOPY --chmod=$MODE ${FILE:?unset} /\n"), [""; 0]);
+        assert_eq!(messages("FROM a\nCOPY ${FILE /\n").len(), 1);
+        assert_eq!(messages("FROM scratch\nCOPY ${FILE:?unset} /\n").len(), 1);
     }
 }

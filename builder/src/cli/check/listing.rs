@@ -205,7 +205,11 @@ COPY --from=build /x /
     #[test]
     fn targets_for_people_and_programs() {
         let targets = outline::targets(&parsed());
-        insta::assert_snapshot!(targets_text(&targets), @"");
+        insta::assert_snapshot!(targets_text(&targets), @r"
+    TARGET              BASE      PLATFORM      DESCRIPTION
+    build               alpine
+    release (default)   scratch   linux/arm64   is what ships
+    ");
         let json: Value = serde_json::from_str(&targets_json(&parsed(), &targets)).unwrap();
         assert_eq!(json["targets"][0]["name"], "build");
         assert_eq!(
@@ -219,7 +223,23 @@ COPY --from=build /x /
     #[test]
     fn outline_for_people_and_programs() {
         let outline = outline::outline(&parsed(), 1, &BTreeMap::new());
-        insta::assert_snapshot!(outline_text(&outline), @"");
+        insta::assert_snapshot!(outline_text(&outline), @r"
+    TARGET:      release
+    DESCRIPTION: is what ships
+
+    BUILD ARG   VALUE   DESCRIPTION
+    version     1       is what is built
+    mode
+
+    SECRET   REQUIRED
+    token    true
+
+    SSH       REQUIRED
+    default
+
+    CACHE MOUNT
+    /c
+    ");
         let json: Value = serde_json::from_str(&outline_json(&parsed(), &outline)).unwrap();
         assert_eq!(json["args"][0]["value"], "1");
         assert_eq!(json["args"][1].get("value"), None);

@@ -24,7 +24,23 @@ fn rendered(format: Format, strict: bool) -> String {
 
 #[test]
 fn text_is_for_people() {
-    insta::assert_snapshot!(rendered(Format::Text, false), @"");
+    insta::assert_snapshot!(rendered(Format::Text, false), @r"
+    ERROR: no `é`\x1b[2J
+     --> a dir/Dock,file:2:5
+      |
+    2 | ADD é,x /
+      |     ^^^
+    hint: 100%\nsure
+
+    WARNING: JSONArgsRecommended - https://docs.docker.com/go/dockerfile/rule/json-args-recommended/
+    JSON arguments recommended
+     --> a dir/Dock,file:3:1
+      |
+    3 | CMD a
+      | ^^^^^
+
+    Check complete, 1 error and 1 warning have been found!
+    ");
 }
 
 #[test]
