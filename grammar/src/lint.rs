@@ -11,11 +11,14 @@ mod catalog;
 mod config;
 mod evaluate;
 mod facts;
+mod hadolint;
+mod kiln;
 mod model;
 mod platform;
 mod reference;
 mod report;
 mod scope;
+mod script;
 
 use crate::ast::Buildfile;
 use crate::diagnostic::Diagnostic;
@@ -33,6 +36,11 @@ pub fn check(buildfile: &Buildfile, facts: &Facts<'_>, config: &LintConfig) -> V
     let file = evaluate::file(buildfile, facts);
     let mut report = Report::new(&buildfile.text, config, facts);
     buildkit::check(&file, &mut report);
+    if report.wants(Origin::Hadolint) || report.wants(Origin::Kiln) {
+        let runs = script::runs(&file);
+        hadolint::check(&file, &runs, &mut report);
+        kiln::check(&file, &runs, &mut report);
+    }
     report.finish(|found| buildfile.lines.line(found.span.start))
 }
 

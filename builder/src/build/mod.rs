@@ -1,6 +1,7 @@
 //! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
 //! the command line is one of them.
 
+mod lint;
 mod output;
 mod resolve;
 mod run;
@@ -115,6 +116,13 @@ pub enum BuildError {
     Parse(Vec<Diagnostic>),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("lint violation found for rules: {}", .rules.join(", "))]
+    Lint {
+        /// Names of the rules, sorted.
+        rules: Vec<String>,
+        /// The findings, and this error as the last.
+        diagnostics: Vec<Diagnostic>,
+    },
     #[error("{}", .source)]
     Step {
         step: FailedStep,
@@ -155,8 +163,10 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if parsed.has_errors() {
         return Err(BuildError::Parse(parsed.diagnostics));
     }
+    let config = lint::configuration(&parsed.buildfile, request)?;
     let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
     let plan = plan::plan(&parsed.buildfile, &request.plan, &resolver)?;
+    let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
     let snapshots = || Snapshots::new(environment.store);
     let executor = LocalExecutor {
         store: environment.store,
@@ -185,7 +195,7 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     }
     let image =
         exporting(request, &plan, || output::write_all(environment, request, &plan, &solved, &snapshots()?))?;
-    Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
+    Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
 }
 
 /// Number of the step that stands for the outputs: the one after the last vertex.
@@ -214,13 +224,12 @@ fn exporting<T>(
 }
 
 fn report(
-    mut warnings: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     plan: Plan,
     image: Option<BuiltIndex>,
     (executed, cached): (usize, usize),
     started: Instant,
 ) -> Report {
-    warnings.extend(plan.diagnostics);
     Report {
         image,
         warnings,

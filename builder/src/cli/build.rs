@@ -73,6 +73,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         Ok(report) => finish(&args, &request, &report),
         Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
         Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
+        Err(BuildError::Lint { diagnostics, .. }) => Ok(findings(&file, &diagnostics)),
         Err(error) => Err(failure::of_build(&error, &file, &progress)),
     }
 }

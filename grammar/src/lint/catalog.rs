@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - names are unique and never change: people write them into `skip=`;
+//! - DL3021, DL3043 and DL3061 of hadolint are errors of the language, so they are not here;
 //! - the list is in the order of [`Origin`], in it by BuildKit's own order or by name.
 
 /// Where a check comes from.
@@ -213,7 +214,6 @@ const RULES: &[RuleInfo] = &[
     hadolint("DL3015", wiki!("DL3015"), "Use `--no-install-recommends` to install what is needed only"),
     hadolint("DL3019", wiki!("DL3019"), "Use `apk add --no-cache`, or a cache mount for /var/cache/apk"),
     hadolint("DL3020", wiki!("DL3020"), "Use COPY for files and directories, not ADD"),
-    hadolint("DL3021", wiki!("DL3021"), "The destination of COPY with several sources must end with a slash"),
     hadolint("DL3022", wiki!("DL3022"), "COPY --from should name an earlier stage"),
     hadolint("DL3023", wiki!("DL3023"), "COPY --from cannot name its own stage"),
     twin("DL3024", wiki!("DL3024"), "DuplicateStageName", "Names of stages must be unique"),
@@ -227,12 +227,10 @@ const RULES: &[RuleInfo] = &[
     hadolint("DL3038", wiki!("DL3038"), "Use `-y` with dnf install"),
     hadolint("DL3040", wiki!("DL3040"), "Clean up after dnf install, or use a cache mount"),
     hadolint("DL3042", wiki!("DL3042"), "Use `pip install --no-cache-dir`, or a cache mount"),
-    hadolint("DL3043", wiki!("DL3043"), "ONBUILD, FROM and MAINTAINER cannot be triggers"),
     hadolint("DL3044", wiki!("DL3044"), "Do not refer to a variable in the ENV that defines it"),
     hadolint("DL3045", wiki!("DL3045"), "COPY to a relative destination needs a WORKDIR"),
     hadolint("DL3046", wiki!("DL3046"), "`useradd` with a large UID needs `-l`, or it makes a huge file"),
     hadolint("DL3047", wiki!("DL3047"), "wget without a quiet or dot-style progress floods the log"),
-    hadolint("DL3061", wiki!("DL3061"), "A Buildfile begins with FROM, ARG or a comment"),
     hadolint("DL3067", wiki!("DL3067"), "Do not copy the whole file system of another stage"),
     hadolint("DL4006", wiki!("DL4006"), "Set `SHELL` with `-o pipefail` before RUN with a pipe"),
     kiln("AptWithoutUpdate", "apt-get install needs the lists of an apt-get update in the same RUN"),

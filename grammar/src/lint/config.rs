@@ -4,9 +4,12 @@
 //! - names of rules are not checked: a setting may name a rule of another builder or version;
 //! - an experimental rule runs only when it is asked for, and `skip` does not concern it (as BuildKit).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::RuleInfo;
+use crate::ast::Buildfile;
+use crate::diagnostic::Diagnostic;
+use crate::span::Span;
 
 /// Which checks run, and whether a finding fails the build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +55,26 @@ impl LintConfig {
             }
         }
         Ok(config)
+    }
+
+    /// What a file says, or the build argument `BUILDKIT_DOCKERFILE_CHECK` in its stead.
+    ///
+    /// # Errors
+    /// See [`LintConfig::from_directive`]; the finding stands at the directive, or at the start for the argument.
+    pub fn for_file(
+        buildfile: &Buildfile,
+        build_args: &BTreeMap<String, String>,
+    ) -> Result<Self, Diagnostic> {
+        let directive = buildfile.directives.check.as_ref();
+        let (text, span) = match (build_args.get("BUILDKIT_DOCKERFILE_CHECK"), directive) {
+            (Some(argument), _) => (argument.as_str(), Span::default()),
+            (None, Some(directive)) => (directive.value.as_str(), directive.span),
+            (None, None) => return Ok(Self::default()),
+        };
+        Self::from_directive(text).map_err(|reason| {
+            Diagnostic::error(span, format!("failed to parse check options: {reason}"))
+                .with_hint("write for instance `skip=RULE,RULE;error=true`")
+        })
     }
 
     /// Whether findings of `rule` are wanted.

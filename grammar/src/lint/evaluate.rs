@@ -141,6 +141,8 @@ fn stage<'a>(file: &File<'a>, index: usize, build: &Platform, target: &Platform)
         Base::Image(_) | Base::Unknown => own.map(|platform| platform.os),
     };
     let os = os.unwrap_or_else(|| target.os.clone());
+    let name = ast.from.name.as_ref().map(|name| name.value.to_lowercase());
+    let replaced = name.is_some_and(|name| file.facts.contexts.contains(&name));
     let (state, triggers) = start(file, &base, &os);
     let mut walk = Walk { file, state, steps: Vec::new(), needs: BTreeSet::new() };
     for trigger in triggers {
@@ -159,6 +161,7 @@ fn stage<'a>(file: &File<'a>, index: usize, build: &Platform, target: &Platform)
         base_word,
         platform,
         os,
+        replaced,
         reachable: false,
         shipped: false,
         needs,
@@ -405,7 +408,7 @@ fn reach(file: &mut File<'_>) {
     let Some(target) = named.or_else(|| file.stages.len().checked_sub(1)) else { return };
     let mut open = vec![target];
     while let Some(stage) = open.pop().and_then(|index| file.stages.get_mut(index)) {
-        if std::mem::replace(&mut stage.reachable, true) {
+        if stage.replaced || std::mem::replace(&mut stage.reachable, true) {
             continue;
         }
         open.extend(&stage.needs);
@@ -414,7 +417,7 @@ fn reach(file: &mut File<'_>) {
         }
     }
     if file.facts.all_stages && file.facts.target.is_none() {
-        file.stages.iter_mut().for_each(|stage| stage.reachable = true);
+        file.stages.iter_mut().for_each(|stage| stage.reachable = !stage.replaced);
     }
     let mut next = Some(target);
     while let Some(stage) = next.and_then(|index| file.stages.get_mut(index)) {

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the default of everything is "not known", and a check that needs it then says nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ignore::Matcher;
 
@@ -21,6 +21,8 @@ pub struct Facts<'a> {
     pub target_platform: Option<String>,
     /// Platform that the build runs on; `linux/amd64` when `None`.
     pub build_platform: Option<String>,
+    /// Names of named contexts, in lower case: they stand for stages and images of those names.
+    pub contexts: BTreeSet<String>,
     /// What is known of base images, by the name in FROM after expansion.
     pub base_images: BTreeMap<String, BaseImage>,
     /// Rules that are off by default run as well (`kiln check --all`), unless the configuration skips them.

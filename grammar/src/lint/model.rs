@@ -54,6 +54,8 @@ pub(super) struct Stage<'a> {
     pub(super) platform: Option<FromWord>,
     /// Operating system that it is for.
     pub(super) os: String,
+    /// A named context stands for it; its instructions do not run.
+    pub(super) replaced: bool,
     /// BuildKit would look at its instructions.
     pub(super) reachable: bool,
     /// The target is made from it: its history and files are in the image.

@@ -55,7 +55,11 @@ pub(super) fn find(file: &File, settings: &Settings, local: Option<&LocalContext
             only: settings.only,
             ..Facts::default()
         };
-        diagnostics.extend(lint::check(&buildfile, &facts, &config));
+        let mut warnings = lint::check(&buildfile, &facts, &config);
+        // A base name that is wrong has been told as an error.
+        warnings
+            .retain(|warning| !diagnostics.iter().any(|error| is_error(error) && error.span == warning.span));
+        diagnostics.extend(warnings);
     }
     diagnostics.sort_by_key(|found| (found.span.start, !is_error(found)));
     Found { diagnostics, config }
@@ -179,7 +183,8 @@ mod tests {
 
     #[test]
     fn all_errors_of_a_stage_are_told() {
-        let text = "FROM a\nCOPY --chmod=999 x /\nRUN --network=nat y\nRUN z\nRUN --mount=type=cahce,target=/c w\n";
+        let text =
+            "FROM a\nCOPY --chmod=999 x /\nRUN --network=nat y\nRUN z\nRUN --mount=type=cahce,target=/c w\n";
         assert_eq!(messages(text).len(), 3, "{:?}", messages(text));
     }
 
