@@ -140,6 +140,26 @@ impl Database {
         })
     }
 
+    /// Finished snapshots whose name begins so.
+    pub fn snapshots_with_prefix(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached("SELECT id FROM snapshots WHERE substr(id, 1, length(?1)) = ?1")?
+                .query_map([prefix], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Directories of cache mounts whose name begins so.
+    pub fn cache_directories_with_prefix(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached(
+                "SELECT directory FROM cache_mounts WHERE substr(directory, 1, length(?1)) = ?1",
+            )?
+            .query_map([prefix], |row| row.get(0))?
+            .collect()
+        })
+    }
+
     /// The snapshot that gave this identity first.
     pub fn snapshot_of_result(&self, identity: &Digest) -> Result<Option<SnapshotId>, StoreError> {
         self.with(|c| {
