@@ -52,6 +52,7 @@ pub(super) fn find(file: &File, settings: &Settings, local: Option<&LocalContext
             target_platform: platform,
             build_platform: Some(Platform::host().to_string()),
             pedantic: settings.pedantic,
+            contexts: settings.contexts.iter().map(|name| name.to_lowercase()).collect(),
             only: settings.only,
             ..Facts::default()
         };
@@ -71,13 +72,7 @@ fn is_error(diagnostic: &Diagnostic) -> bool {
 
 /// The file's own settings, or those of the build argument that stand above them (language.md 1.2), and `--skip`.
 pub(super) fn config(buildfile: &Buildfile, settings: &Settings) -> Result<LintConfig, Diagnostic> {
-    let directive = buildfile.directives.check.as_ref();
-    let given = settings.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
-    let text = given.or(directive.map(|directive| &directive.value)).map_or("", String::as_str);
-    let mut config = LintConfig::from_directive(text).map_err(|message| {
-        let span = directive.map(|directive| directive.span).unwrap_or_default();
-        Diagnostic::error(span, message).with_hint("write `skip=RULE,...;error=true;experimental=RULE,...`")
-    })?;
+    let mut config = LintConfig::for_file(buildfile, &settings.build_args)?;
     for rule in &settings.skip {
         if rule == "all" {
             config.skip_all = true;
