@@ -102,8 +102,9 @@ impl Fixer<'_> {
 
     /// Turns to an instruction with these comments above it (language.md 1.2).
     fn enter(&mut self, comments: &[Spanned<String>]) {
-        let settings = comments.iter().filter_map(|comment| comment.value.strip_prefix("check="));
-        self.own = settings.last().and_then(|text| LintConfig::from_directive(text).ok()).unwrap_or_default();
+        let mut settings = comments.iter().filter_map(|comment| comment.value.strip_prefix("check="));
+        self.own =
+            settings.next_back().and_then(|text| LintConfig::from_directive(text).ok()).unwrap_or_default();
     }
 
     /// Whether a word stands in the file exactly as it was read.
@@ -171,10 +172,13 @@ impl Fixer<'_> {
         let escape = self.buildfile.directives.escape;
         let key = &pair.key.value;
         let simple = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'));
-        if simple && blank && self.is_plain(&pair.key) && self.is_plain(&pair.value) {
-            if let Some(value) = pair_value(key, &pair.value.value, escape) {
-                self.push("LegacyKeyValueFormat", span, format!("{key}={value}"));
-            }
+        if simple
+            && blank
+            && self.is_plain(&pair.key)
+            && self.is_plain(&pair.value)
+            && let Some(value) = pair_value(key, &pair.value.value, escape)
+        {
+            self.push("LegacyKeyValueFormat", span, format!("{key}={value}"));
         }
     }
 
