@@ -14,6 +14,7 @@
 pub mod ast;
 pub mod diagnostic;
 pub mod expand;
+pub mod fix;
 pub mod format;
 pub mod glob;
 pub mod ignore;
@@ -21,6 +22,7 @@ mod line;
 pub mod lint;
 mod lower;
 pub mod mount;
+pub mod outline;
 mod raw;
 pub mod span;
 pub mod suggest;

@@ -97,7 +97,12 @@ impl Ignore {
         Ok(Self { file: file.to_owned(), matcher })
     }
 
-    /// The patterns, for checks of the Buildfile.
+    /// The file, as people know it.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Its patterns.
     pub fn matcher(&self) -> &Matcher {
         &self.matcher
     }
