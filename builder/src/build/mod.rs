@@ -183,8 +183,9 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if request.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let image =
-        exporting(request, &plan, || output::write_all(environment, request, &plan, &solved, &snapshots()?))?;
+    let image = exporting(request, &plan, || {
+        output::write_all(environment, request, &plan, &solved, &snapshots()?)
+    })?;
     Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
 }
 

@@ -39,7 +39,7 @@ fn check(layout: &Layout) {
     assert_eq!(ports, ["53/udp", "80/tcp"]);
     assert_eq!(text(settings.volumes()), ["/data"]);
     let history = config.history().clone().unwrap_or_default();
-    let filled = history.iter().filter(|line| *line.empty_layer() != Some(true)).count();
+    let filled = history.iter().filter(|line| line.empty_layer() != Some(true)).count();
     assert_eq!(filled, manifest.layers().len());
 }
 

@@ -70,8 +70,8 @@ fn environment_directory_and_user() {
 fn exec_form_and_shell() {
     let Some(project) = Project::with_base() else { return };
     let text = "FROM base\nRUN [\"touch\", \"/a b\"]\nSHELL [\"/bin/sh\", \"-e\", \"-c\"]\nRUN false; touch /not-reached || true\n";
-    let built = project.file("x", "").buildfile(text).build(&[]);
-    built.fails(1, &["Buildfile:4"]);
+    let project = project.buildfile(text);
+    project.build(&[]).fails(1, &["Buildfile:4"]);
     project.write(
         "Buildfile",
         "FROM base\nRUN [\"touch\", \"/a b\"]\nSHELL [\"/bin/sh\", \"-e\", \"-c\"]\nRUN touch /reached\n",

@@ -17,7 +17,8 @@ fn the_last_stage_is_built_from_the_others() {
 fn a_target_needs_nothing_of_the_other_stages() {
     let Some(project) = Project::with_base() else { return };
     let text = format!("FROM nowhere.invalid/none AS broken\nRUN false\n{THREE}");
-    let built = project.buildfile(&text).build(&["--target", "one"]);
+    let project = project.buildfile(&text);
+    let built = project.build(&["--target", "one"]);
     assert!(built.image().has("one") && !built.image().has("two"));
     project.build(&["--target", "thre"]).fails(1, &["thre"]);
 }
