@@ -30,8 +30,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // An exporter turns stored snapshots into blobs (snapshot, store, layer) with the planned config (plan::graph);
     // sys for reading files of a tree.
     ("export", &["base", "image", "layer", "plan", "snapshot", "store", "sys"]),
-    // The scheduler knows ops as a trait and results as records; neither sandbox nor registry.
-    ("solve", &["base", "image", "ops", "plan", "store"]),
+    // The scheduler knows ops as a trait and the graph as data; neither sandbox nor registry.
+    ("solve", &["base", "ops", "plan"]),
     // An executor reads its step from plan::graph and does it with everything below.
     (
         "ops",

@@ -54,8 +54,7 @@ fn a_changed_mode_is_a_change() {
 #[test]
 fn a_command_with_the_same_result_stops_the_rebuild() {
     let Some(project) = app() else { return };
-    let first = project.build(&[]).image();
-    // Another order of lines, the same sorted file... but `list` itself is in the image, so use a mount.
+    // A mount, so that the changed file itself is not in the image.
     let text =
         "FROM base\nRUN --mount=target=/c sort /c/list > /sorted\nRUN cat /sorted > /out && echo ran\n";
     project.write("Buildfile", text);
@@ -66,7 +65,6 @@ fn a_command_with_the_same_result_stops_the_rebuild() {
     assert_eq!(after.executed(), ["RUN --mount=target=/c sort /c/list > /sorted"], "{}", after.log());
     assert!(!after.said("ran"));
     assert_eq!(before.image().digest, after.image().digest);
-    assert_ne!(first.digest, after.image().digest);
 }
 
 #[test]

@@ -84,8 +84,8 @@ fn a_failing_command() {
         "{}",
         built.log()
     );
-    project.write("Buildfile", "FROM base\nRUN kill -9 $$\n");
-    project.build(&[]).fails(1, &["Buildfile:2", "9"]);
+    project.write("Buildfile", "FROM base\nRUN sh -c 'kill -9 $$'; exit $?\n");
+    project.build(&[]).fails(1, &["Buildfile:2", "137"]);
     project.write("Buildfile", "FROM base\nRUN [\"/no/such\"]\n");
     project.build(&[]).fails(1, &["Buildfile:2", "/no/such"]);
     project.write("Buildfile", "FROM base\nUSER nobody-here\nRUN true\n");

@@ -222,13 +222,18 @@ impl Built {
             let header = format!("#{number} [");
             if let Some(name) = self.log().lines().find(|l| l.starts_with(&header)) {
                 let name = name.split_once("] ").map_or(name, |(_, name)| name);
-                if !name.starts_with("FROM ") {
+                if !name.starts_with("FROM ") && !line_is_internal(&header, self.log()) {
                     steps.push(name.to_owned());
                 }
             }
         }
         steps
     }
+}
+
+/// Whether the step with this header is one that kiln added by itself.
+fn line_is_internal(header: &str, log: &str) -> bool {
+    log.lines().any(|line| line.starts_with(&format!("{header}internal]")))
 }
 
 /// The text of a line `#N 0.123 text`.

@@ -8,7 +8,7 @@ use crate::project::Project;
 
 const TEXT: &str = "FROM base AS tools\nRUN mkdir /t && for i in 1 2 3 4; do echo $i > /t/$i; done\n\
     FROM base\nWORKDIR /app\nCOPY . .\nRUN ls -1 > list && mkdir -p deep/er && ln list deep/er/hard && ln -s ../list deep/soft\n\
-    COPY --from=tools /t /tools/\nRUN rm /app/b && echo $SOURCE_DATE_EPOCH > /epoch\nADD pack.tar /packed/\nENV A=1\nCMD [\"x\"]\n";
+    COPY --from=tools /t /tools/\nARG SOURCE_DATE_EPOCH\nRUN rm /app/b && echo $SOURCE_DATE_EPOCH > /epoch\nADD pack.tar /packed/\nENV A=1\nCMD [\"x\"]\n";
 
 /// A checkout of the same sources, made as unlike the others as possible.
 fn clone_of(times_from: u64) -> Option<Project> {
