@@ -108,8 +108,11 @@ impl<'a> Resolver<'a> {
             hint: None,
         };
         let resolved = registry.resolve(reference, platform).map_err(|e| from_registry(&e))?;
-        let config =
-            registry.blob_bytes(reference, &resolved.manifest.config).map_err(|e| from_registry(&e))?;
+        let wanted = &resolved.manifest.config;
+        let config = store
+            .read_blob(&wanted.digest, MAX_METADATA_BYTES)
+            .or_else(|_| registry.blob_bytes(reference, wanted))
+            .map_err(|e| from_registry(&e))?;
         store.put_blob(&resolved.bytes).map_err(|e| from_store(&e))?;
         store.put_blob(&config).map_err(|e| from_store(&e))?;
         let location = BlobLocation::Registry(reference.clone());
