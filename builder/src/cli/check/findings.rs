@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn all_errors_of_a_stage_are_told() {
-        let text = "FROM a\nCOPY --chmod=999 x /\nCOPY https://example.org/a /\nRUN z\nRUN --mount=type=cahce,target=/c w\n";
+        let text = "FROM a\nCOPY --chmod=999 x /\nCOPY https://example.org/a /\nRUN z\nADD --checksum=sha256:xyz https://example.org/a /\n";
         assert_eq!(messages(text).len(), 3, "{:?}", messages(text));
     }
 
