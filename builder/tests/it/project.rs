@@ -133,6 +133,18 @@ impl Project {
     }
 }
 
+impl Drop for Project {
+    /// Files of subordinate ids can be removed only by root of a namespace that has these ids.
+    fn drop(&mut self) {
+        if !rustix::process::geteuid().is_root() {
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "--map-auto", "rm", "-rf"]).arg(self.store());
+            // Without these flags the store stays behind in the temporary directory, which fails no test.
+            let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
 /// What a finished `kiln` said.
 pub struct Ended {
     pub code: Option<i32>,
