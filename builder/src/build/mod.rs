@@ -156,7 +156,10 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
         return Err(BuildError::Parse(parsed.diagnostics));
     }
     let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
-    let plan = plan::plan(&parsed.buildfile, &request.plan, &resolver)?;
+    // What fails because the build was stopped (a request that was broken off, a layer half written) is no failure.
+    let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
+    let plan =
+        plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let snapshots = || Snapshots::new(environment.store);
     let executor = LocalExecutor {
         store: environment.store,
@@ -177,13 +180,13 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
         Options { jobs: request.jobs, events: request.events.clone(), cancel: request.cancel.clone() };
     let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
     roots.dedup();
-    let stopped_before = request.cancel.is_cancelled();
     let solved = solve::solve(&plan.graph, &roots, &executor, &options)
-        .map_err(|failure| failed(&plan.graph, failure.vertex, failure.error, stopped_before))?;
+        .map_err(|failure| failed(&plan.graph, failure))?;
     if request.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let image = output::write_all(environment, request, &plan, &solved, &snapshots()?)?;
+    let image =
+        output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)?;
     Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
 }
 
@@ -205,8 +208,9 @@ fn report(
     }
 }
 
-fn failed(graph: &Graph, id: VertexId, error: OpError, stopped_before: bool) -> BuildError {
-    if matches!(error, OpError::Cancelled) || stopped_before {
+fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
+    let solve::Failure { vertex: id, error, interrupted } = failure;
+    if matches!(error, OpError::Cancelled) || interrupted {
         return BuildError::Cancelled;
     }
     let vertex = graph.vertex(id);
