@@ -14,12 +14,15 @@
 pub mod ast;
 pub mod diagnostic;
 pub mod expand;
+pub mod fix;
 pub mod format;
 pub mod glob;
 pub mod ignore;
 mod line;
+pub mod lint;
 mod lower;
 pub mod mount;
+pub mod outline;
 mod raw;
 pub mod span;
 pub mod suggest;

@@ -1,4 +1,5 @@
-//! The fuzz targets under the ordinary test runner, with random bytes and with pieces of the language.
+//! The fuzz targets under the ordinary test runner: with random bytes, with pieces of the language, and with what
+//! fuzzing found worth keeping (`testdata/fuzz/TARGET`; also a start for `cargo fuzz run TARGET`).
 //!
 //! Invariants:
 //! - the code that runs is the fuzz targets' own.
@@ -78,5 +79,25 @@ proptest! {
     #[test]
     fn ignore(data in pieces()) {
         targets::ignore(&data);
+    }
+}
+
+#[test]
+fn kept_inputs() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/fuzz");
+    for name in ["parse", "expand", "ignore"] {
+        let target = match name {
+            "parse" => targets::parse,
+            "expand" => targets::expand,
+            _ => targets::ignore,
+        };
+        let entries = std::fs::read_dir(root.join(name)).expect("the directory is there");
+        let mut count = 0;
+        for entry in entries {
+            let path = entry.expect("an entry is readable").path();
+            target(&std::fs::read(&path).expect("an input is readable"));
+            count += 1;
+        }
+        assert!(count > 5, "{name}");
     }
 }

@@ -1,6 +1,7 @@
 //! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
 //! the command line is one of them.
 
+mod lint;
 mod output;
 mod resolve;
 mod run;
@@ -13,7 +14,7 @@ use kiln_grammar::span::Span;
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::Digest;
-use crate::base::events::EventSink;
+use crate::base::events::{Event, EventSink, Outcome};
 use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::archive::OutputFailure;
@@ -115,6 +116,13 @@ pub enum BuildError {
     Parse(Vec<Diagnostic>),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("lint violation found for rules: {}", .rules.join(", "))]
+    Lint {
+        /// Names of the rules, sorted.
+        rules: Vec<String>,
+        /// The findings, and this error as the last.
+        diagnostics: Vec<Diagnostic>,
+    },
     #[error("{}", .source)]
     Step {
         step: FailedStep,
@@ -155,11 +163,14 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if parsed.has_errors() {
         return Err(BuildError::Parse(parsed.diagnostics));
     }
+    let config = lint::configuration(&parsed.buildfile, request)?;
     let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
     // What fails because the build was stopped (a request that was broken off, a layer half written) is no failure.
     let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
     let plan =
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
+    let plan = plan::plan(&parsed.buildfile, &request.plan, &resolver)?;
+    let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
     let snapshots = || Snapshots::new(environment.store);
     let executor = LocalExecutor {
         store: environment.store,
@@ -188,16 +199,42 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     let image =
         output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)?;
     Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
+        exporting(request, &plan, || output::write_all(environment, request, &plan, &solved, &snapshots()?))?;
+    Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+}
+
+/// Number of the step that stands for the outputs: the one after the last vertex.
+fn export_step(plan: &Plan) -> u32 {
+    u32::try_from(plan.graph.vertices.len()).unwrap_or(u32::MAX - 1) + 1
+}
+
+/// Shows the writing of outputs as a step of its own.
+fn exporting<T>(
+    request: &Request,
+    plan: &Plan,
+    work: impl FnOnce() -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    let step = export_step(plan);
+    request.events.send(Event::Planned { step, name: "exporting".to_owned() });
+    request.events.send(Event::Started { step });
+    let started = Instant::now();
+    let result = work();
+    let outcome = match &result {
+        Ok(_) => Outcome::Done,
+        Err(BuildError::Cancelled) => Outcome::Cancelled,
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    request.events.send(Event::Finished { step, outcome, took: started.elapsed() });
+    result
 }
 
 fn report(
-    mut warnings: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     plan: Plan,
     image: Option<BuiltIndex>,
     (executed, cached): (usize, usize),
     started: Instant,
 ) -> Report {
-    warnings.extend(plan.diagnostics);
     Report {
         image,
         warnings,

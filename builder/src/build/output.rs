@@ -179,7 +179,7 @@ impl Writer<'_> {
                 for blob in image.manifest.layers.iter().chain([&image.manifest.config]) {
                     let progress = |done_bytes| {
                         self.request.events.send(Event::Progress {
-                            step: 0,
+                            step: super::export_step(self.plan),
                             what: format!("pushing sha256:{}", blob.digest.short()),
                             done_bytes,
                             total_bytes: Some(blob.size),

@@ -59,7 +59,7 @@ impl<'a> Resolver<'a> {
         Ok((layouts.len() - 1, layout))
     }
 
-    fn from_layout(&self, text: &str, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
+    fn in_layout(&self, text: &str, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
         let reference = LayoutRef::parse(text);
         let find = || -> Result<ResolvedImage, Box<dyn std::error::Error + Send + Sync>> {
             let (number, layout) = self.layout(&reference)?;
@@ -76,7 +76,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// An image whose manifest or index is in the store.
-    fn from_store(
+    fn in_store(
         &self,
         name: &str,
         digest: &Digest,
@@ -96,11 +96,7 @@ impl<'a> Resolver<'a> {
         assemble(name, digest, &manifest, &config, location.clone()).ok()
     }
 
-    fn from_registry(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<ResolvedImage, ResolveError> {
+    fn in_registry(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
         let Environment { store, registry, .. } = self.environment;
         let name = reference.to_string();
         let from_registry = |error: &crate::registry::RegistryError| ResolveError {
@@ -112,8 +108,11 @@ impl<'a> Resolver<'a> {
             hint: None,
         };
         let resolved = registry.resolve(reference, platform).map_err(|e| from_registry(&e))?;
-        let config =
-            registry.blob_bytes(reference, &resolved.manifest.config).map_err(|e| from_registry(&e))?;
+        let wanted = &resolved.manifest.config;
+        let config = store
+            .read_blob(&wanted.digest, MAX_METADATA_BYTES)
+            .or_else(|_| registry.blob_bytes(reference, wanted))
+            .map_err(|e| from_registry(&e))?;
         store.put_blob(&resolved.bytes).map_err(|e| from_store(&e))?;
         store.put_blob(&config).map_err(|e| from_store(&e))?;
         let location = BlobLocation::Registry(reference.clone());
@@ -170,7 +169,7 @@ fn assemble(
 impl ImageResolver for Resolver<'_> {
     fn resolve(&self, request: &ImageRequest) -> Result<Arc<ResolvedImage>, ResolveError> {
         if let Some(text) = request.name.strip_prefix(layout::PREFIX) {
-            return self.from_layout(text, &request.platform).map(Arc::new);
+            return self.in_layout(text, &request.platform).map(Arc::new);
         }
         let reference: Reference =
             request.name.parse().map_err(|e: crate::image::reference::ReferenceError| ResolveError {
@@ -185,14 +184,14 @@ impl ImageResolver for Resolver<'_> {
             let own = store.database().images().map_err(fail)?;
             if let Some(image) = own.iter().find(|image| image.name == name)
                 && let Some(found) =
-                    self.from_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
+                    self.in_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
             {
                 return Ok(Arc::new(found));
             }
             let known = store.database().resolved(&name, &request.platform.to_string()).map_err(fail)?;
             let location = BlobLocation::Registry(reference.clone());
             if let Some(digest) = known
-                && let Some(found) = self.from_store(&name, &digest, &request.platform, &location)
+                && let Some(found) = self.in_store(&name, &digest, &request.platform, &location)
             {
                 return Ok(Arc::new(found));
             }
@@ -206,7 +205,7 @@ impl ImageResolver for Resolver<'_> {
         if self.cancel.is_cancelled() {
             return Err(ResolveError { message: "cancelled".to_owned(), hint: None });
         }
-        self.from_registry(&reference, &request.platform).map(Arc::new)
+        self.in_registry(&reference, &request.platform).map(Arc::new)
     }
 }
 

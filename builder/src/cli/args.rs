@@ -16,6 +16,7 @@ use crate::ui::terminal;
 pub mod amount;
 pub mod build;
 pub mod cache;
+pub mod check;
 pub mod choice;
 pub mod pair;
 pub mod run;
@@ -26,6 +27,7 @@ pub mod store;
 pub mod ulimit;
 
 pub use build::BuildArgs;
+pub use check::CheckArgs;
 pub use run::RunArgs;
 pub use store::{ImagesArgs, RmiArgs};
 
@@ -83,7 +85,7 @@ pub enum Command {
     /// Show what this machine offers and where things are kept
     Info(InfoArgs),
     /// Check a Buildfile without building it
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
     /// Make a command `build` that stands for `kiln build`
     InstallAlias(InstallAliasArgs),
     /// Show the version
@@ -96,18 +98,6 @@ pub struct InfoArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `kiln check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Buildfile to check; `-` reads it from standard input [default: CONTEXT/Buildfile, then
-    /// CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "PATH", value_parser = source::parse_file)]
-    pub file: Option<source::FileSource>,
-    /// Build context
-    #[arg(value_name = "CONTEXT", default_value = ".")]
-    pub context: PathBuf,
 }
 
 /// `kiln install-alias`.

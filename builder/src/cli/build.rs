@@ -1,4 +1,4 @@
-//! `kiln build` and `kiln check`.
+//! `kiln build`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
+use super::args::BuildArgs;
 use super::args::choice::{Epoch, Method, Network, Pull, UserNamespace};
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
-use super::args::source::FileSource;
-use super::args::{BuildArgs, CheckArgs};
 use super::context::{self, Finder};
 use super::failure::{self, File};
 use super::session::{self, Privilege};
@@ -36,17 +35,8 @@ fn usage(message: impl Into<String>) -> Failure {
 
 /// `kiln build`.
 pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failure> {
-    match args.call.method {
-        Method::Build => {}
-        Method::Check => {
-            let super::args::source::ContextSource::Path(directory) = &args.context else {
-                return Err(usage("--check reads a directory's Buildfile"));
-            };
-            return check_file(args.file.as_ref(), directory);
-        }
-        Method::Outline | Method::Targets => {
-            return Err(usage("--call=outline and --call=targets are not available in this version"));
-        }
+    if args.call.method != Method::Build {
+        return super::check::call(root, &args);
     }
     let root = session::store_root(root)?;
     let privilege = session::enter()?;
@@ -83,6 +73,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         Ok(report) => finish(&args, &request, &report),
         Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
         Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
+        Err(BuildError::Lint { diagnostics, .. }) => Ok(findings(&file, &diagnostics)),
         Err(error) => Err(failure::of_build(&error, &file, &progress)),
     }
 }
@@ -360,20 +351,4 @@ fn metadata(request: &Request, report: &Report) -> String {
         json!({ "executed": report.executed, "cached": report.cached, "milliseconds": report.took.as_millis() as u64 }),
     );
     format!("{:#}\n", serde_json::Value::Object(object))
-}
-
-/// `kiln check`.
-pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
-    check_file(args.file.as_ref(), &args.context)
-}
-
-fn check_file(file: Option<&FileSource>, directory: &Path) -> Result<u8, Failure> {
-    let (name, text, _) = context::buildfile(file, Some(directory))?;
-    let parsed = kiln_grammar::parse(&text);
-    if parsed.diagnostics.is_empty() {
-        print::talk(format!("{name}: no findings"));
-        return Ok(0);
-    }
-    print::talk(render(&name, &text, &parsed.diagnostics, Style::stderr()).trim_end());
-    Ok(EXIT_FAILED)
 }

@@ -69,6 +69,15 @@ pub(super) fn buildfile(
     file: Option<&FileSource>,
     directory: Option<&Path>,
 ) -> Result<(String, String, Option<PathBuf>), Failure> {
+    buildfile_named(&NAMES, file, directory)
+}
+
+/// [`buildfile`] with other default names.
+pub(super) fn buildfile_named(
+    names: &[&str],
+    file: Option<&FileSource>,
+    directory: Option<&Path>,
+) -> Result<(String, String, Option<PathBuf>), Failure> {
     let open = |path: &Path| {
         File::open(path).map_err(|error| {
             let name = path.display();
@@ -90,12 +99,12 @@ pub(super) fn buildfile(
             Ok((name.clone(), text(&name, open(path)?)?, Some(path.clone())))
         }
         (None, Some(directory)) => {
-            let found = NAMES.iter().map(|name| directory.join(name)).find(|path| path.is_file());
+            let found = names.iter().map(|name| directory.join(name)).find(|path| path.is_file());
             let Some(path) = found else {
                 return Err(user(format!(
                     "there is no Buildfile in `{}` (looked for {})",
                     directory.display(),
-                    NAMES.join(", ")
+                    names.join(", ")
                 ))
                 .with_hint("name it with -f FILE, or write one: FROM IMAGE, then COPY, RUN, ..."));
             };

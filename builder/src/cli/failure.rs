@@ -41,6 +41,10 @@ fn full_disk(failure: Failure) -> Failure {
 fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| (*e).source()).any(|cause| {
         cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_full_disk)
+            // A transparent error shows its source's source, so the store's own error may be missing from the chain.
+            || cause
+                .downcast_ref::<rusqlite::Error>()
+                .is_some_and(|e| e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
             || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
                 matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
             })

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod build;
+mod check;
 mod context;
 mod failure;
 mod run;
@@ -35,7 +36,7 @@ pub fn main() -> ExitCode {
         Command::Images(images) => store::images(root, &images),
         Command::Rmi(rmi) => store::rmi(root, &rmi),
         Command::Info(info) => store::info(root, &info),
-        Command::Check(check) => build::check(&check),
+        Command::Check(check) => check::check(&check),
         Command::InstallAlias(alias) => store::install_alias(&alias),
         Command::Version => version(),
     };

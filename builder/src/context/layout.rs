@@ -9,6 +9,8 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use oci_spec::image::OciLayout;
+
 use crate::base::digest::Digest;
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::image::manifest::{Descriptor, Index, Manifest, media_type};
@@ -31,6 +33,8 @@ pub enum LayoutError {
     },
     #[error("`{}` is not an OCI layout: it has no `{missing}`", path.display())]
     NotALayout { path: PathBuf, missing: &'static str },
+    #[error("the OCI layout `{}` has version `{version}`; kiln reads versions 1.x", path.display())]
+    Version { path: PathBuf, version: String },
     #[error(transparent)]
     Fs(#[from] FsError),
     #[error("cannot read `{name}` of the OCI layout `{}`", path.display())]
@@ -123,15 +127,18 @@ impl Layout {
             Files::Tar { members: members(&file).map_err(fail)?, file }
         };
         let layout = Self { path: path.to_owned(), files };
-        for name in ["oci-layout", "index.json"] {
-            match layout.file(name) {
-                Ok(_) => {}
-                Err(LayoutError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    return Err(LayoutError::NotALayout { path: path.to_owned(), missing: name });
-                }
-                Err(error) => return Err(error),
+        let needed = |name: &'static str| match layout.small(name) {
+            Err(LayoutError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(LayoutError::NotALayout { path: path.to_owned(), missing: name })
             }
+            result => result,
+        };
+        let marker: OciLayout = layout.parse("oci-layout", &needed("oci-layout")?)?;
+        if !marker.image_layout_version().starts_with("1.") {
+            let version = marker.image_layout_version().clone();
+            return Err(LayoutError::Version { path: path.to_owned(), version });
         }
+        needed("index.json")?;
         Ok(layout)
     }
 
@@ -335,7 +342,7 @@ mod tests {
     fn layout(dir: &Path) -> Digest {
         let blobs = dir.join("blobs/sha256");
         std::fs::create_dir_all(&blobs).unwrap();
-        std::fs::write(dir.join("oci-layout"), "{}").unwrap();
+        std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         let put = |bytes: &[u8]| {
             let digest = Digest::of(bytes);
             std::fs::write(blobs.join(digest.hex()), bytes).unwrap();

@@ -97,6 +97,16 @@ impl Ignore {
         Ok(Self { file: file.to_owned(), matcher })
     }
 
+    /// The file, as people know it.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Its patterns.
+    pub fn matcher(&self) -> &Matcher {
+        &self.matcher
+    }
+
     /// The ignore file that belongs to one Buildfile only.
     fn beside(buildfile: &Path) -> Result<Option<Self>, ContextError> {
         use std::os::unix::ffi::OsStrExt as _;

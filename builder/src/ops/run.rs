@@ -302,8 +302,10 @@ fn claim_cache(
         return Ok(directory);
     }
     let fresh = executor.store.path("mounts");
-    let fresh =
-        tempfile::Builder::new().prefix("c").tempdir_in(&fresh).map_err(OpError::io("make a cache mount"))?;
+    let fresh = tempfile::Builder::new()
+        .prefix(&executor.store.fresh_name()?)
+        .tempdir_in(&fresh)
+        .map_err(OpError::io("make a cache mount"))?;
     let path = fresh.path().to_owned();
     let set_up = || -> io::Result<()> {
         std::os::unix::fs::chown(&path, Some(*uid), Some(*gid))?;

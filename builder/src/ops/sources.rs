@@ -17,7 +17,7 @@ use crate::layer::compress;
 use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Vertex, VertexId};
 use crate::snapshot::apply::{self, UnpackOptions};
 use crate::store::Store;
-use crate::store::records::{DownloadRecord, FsState, StepResult};
+use crate::store::records::{DownloadRecord, FileRecord, FsState, StepResult};
 use crate::sys::rootdir::RootDir;
 
 use super::OpError;
@@ -278,7 +278,7 @@ struct StatCache<'a> {
     store: &'a Store,
     root: String,
     known: BTreeMap<Vec<u8>, (String, [u8; 32])>,
-    fresh: Mutex<Vec<(Vec<u8>, String, [u8; 32])>>,
+    fresh: Mutex<Vec<FileRecord>>,
 }
 
 impl<'a> StatCache<'a> {

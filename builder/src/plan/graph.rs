@@ -435,6 +435,8 @@ pub struct Plan {
     pub images: Vec<PlannedImage>,
     /// Warnings found while planning.
     pub diagnostics: Vec<kiln_grammar::diagnostic::Diagnostic>,
+    /// Images that stages start from, by the name in FROM with its variables replaced; of several platforms the first.
+    pub base_images: BTreeMap<String, Arc<ResolvedImage>>,
     /// Values of `--build-arg` that nothing consumed.
     pub unused_build_args: Vec<String>,
     /// Epoch of the build in seconds, from the build argument, the global ARG or the environment.

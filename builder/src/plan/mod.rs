@@ -20,7 +20,8 @@ mod stages;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kiln_grammar::ast::{Buildfile, Kind};
 use kiln_grammar::diagnostic::{Diagnostic, Severity};
@@ -30,7 +31,7 @@ use crate::image::platform::Platform;
 
 use args::GlobalScope;
 use build::GraphBuilder;
-use graph::{ImageRequest, ImageResolver, Plan, PlanOptions, PlannedImage};
+use graph::{ImageRequest, ImageResolver, Plan, PlanOptions, PlannedImage, ResolvedImage};
 use lower::{Session, StageState};
 use site::Site;
 use sources::{Meaning, Sources};
@@ -80,6 +81,7 @@ pub fn plan(
         graph: GraphBuilder::default(),
         warnings: Vec::new(),
         trigger_args: BTreeSet::new(),
+        base_images: BTreeMap::new(),
         epoch: None,
     };
     let mut images = Vec::new();
@@ -99,6 +101,7 @@ pub fn plan(
         graph: planner.graph.finish(),
         images,
         diagnostics: tidy(planner.warnings),
+        base_images: planner.base_images,
         unused_build_args,
         source_date_epoch: planner.epoch,
     })
@@ -124,6 +127,7 @@ struct Planner<'a> {
     graph: GraphBuilder,
     warnings: Vec<Diagnostic>,
     trigger_args: BTreeSet<String>,
+    base_images: BTreeMap<String, Arc<ResolvedImage>>,
     epoch: Option<i64>,
 }
 
@@ -275,6 +279,7 @@ impl Planner<'_> {
             graph: &mut self.graph,
             done: table.stages.iter().map(|_| None).collect(),
             warnings: Vec::new(),
+            base_images: &mut self.base_images,
         };
         let mut errors = Vec::new();
         let mut failed = BTreeSet::new();

@@ -201,6 +201,16 @@ fn start(fds: Vec<OwnedFd>, filter: &Program) -> Option<Child> {
     }
 }
 
+/// The kernel's word for too many namespaces is that of a full disk (user_namespaces(7)).
+fn told(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::ENOSPC) {
+        return io::Error::other(
+            "there may be no more user namespaces here; raise the limit: sysctl user.max_user_namespaces=15000",
+        );
+    }
+    error
+}
+
 fn clone(
     spec: OwnedFd,
     report: &OwnedFd,
@@ -220,7 +230,7 @@ fn clone(
     }
     let report = report.try_clone()?;
     // SAFETY: the zygote never starts a thread.
-    match unsafe { clone_into_namespaces(namespaces) }? {
+    match unsafe { clone_into_namespaces(namespaces) }.map_err(told)? {
         Cloned::Child => {
             drop(ours);
             child::run(&spec, &Descriptors { go, report, stdio }, filter)

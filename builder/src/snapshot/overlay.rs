@@ -3,18 +3,18 @@
 //! Invariants:
 //! - mounts made here are detached: they have no place in any mount namespace and end with their descriptor;
 //! - a committed snapshot is never written again and never mounted as an upper;
-//! - the id of a snapshot is its directory's name, random, so that processes never meet.
+//! - the id of a snapshot is its directory's name, which no other process makes (see `store::process`).
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::base::digest::ContentDigest;
 use crate::base::limits::MAX_LAYERS;
 use crate::store::records::{FsState, LayerRef, SnapshotId};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, remove_tree};
 use crate::sys::mount::{self, Overlay};
 use crate::sys::rootdir::RootDir;
 
@@ -130,7 +130,7 @@ impl<'a> Snapshots<'a> {
             mode = metadata.mode() & 0o7777;
             owner = (metadata.uid(), metadata.gid());
         }
-        let id = SnapshotId(random_name());
+        let id = SnapshotId(self.store.fresh_name()?);
         let directory = self.store.path(&format!("snapshots/{}", id.0));
         let make = || -> io::Result<()> {
             fs::DirBuilder::new().mode(0o700).create(&directory)?;
@@ -205,31 +205,4 @@ impl<'a> Snapshots<'a> {
             .map_err(|source| SnapshotError::Mount { count: overlay.lowers.len(), source })?;
         Ok(RootDir::from_fd(fd))
     }
-}
-
-/// Removes a directory and all below it. Overlay leaves `work/work` with mode 000, which only matters without
-/// CAP_DAC_OVERRIDE; directories that a step left unreadable likewise.
-pub fn remove_tree(path: &Path) -> io::Result<()> {
-    let first = fs::remove_dir_all(path);
-    match first {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            for entry in walkdir::WalkDir::new(path).follow_links(false) {
-                let Ok(entry) = entry else { continue };
-                if entry.file_type().is_dir() {
-                    let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
-                }
-            }
-            fs::remove_dir_all(path)
-        }
-        result => result,
-    }
-}
-
-fn random_name() -> String {
-    let mut bytes = [0u8; 10];
-    // The kernel's generator is never short for so few bytes once the system is up.
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    debug_assert!(filled.is_ok());
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -74,7 +74,7 @@ impl Store {
     pub fn incoming_blob(&self) -> Result<IncomingBlob, StoreError> {
         let dir = self.root.join("tmp");
         let file = tempfile::Builder::new()
-            .prefix("blob-")
+            .prefix(&self.fresh_name()?)
             .tempfile_in(&dir)
             .map_err(StoreError::io("create a file in", &dir))?;
         Ok(IncomingBlob { file })
@@ -157,7 +157,11 @@ mod tests {
         writer.write_all(b"other").unwrap();
         let wrong = store.commit_blob(incoming, writer, Some(&digest));
         assert!(matches!(wrong, Err(StoreError::WrongDigest { .. })));
-        assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0, "a refused blob leaves nothing");
+        assert_eq!(
+            fs::read_dir(store.path("tmp")).unwrap().count(),
+            1,
+            "a refused blob leaves nothing but our lock"
+        );
         assert!(matches!(store.open_blob(&Digest::of(b"no")), Err(StoreError::NoBlob { .. })));
     }
 }

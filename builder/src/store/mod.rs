@@ -18,12 +18,14 @@
 
 mod blobs;
 mod database;
+mod process;
 pub mod records;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub use blobs::{BlobWriter, IncomingBlob};
 pub use database::Database;
@@ -82,6 +84,7 @@ impl StoreError {
 pub struct Store {
     root: PathBuf,
     database: Database,
+    process: OnceLock<process::Process>,
 }
 
 impl Store {
@@ -117,7 +120,7 @@ impl Store {
         }
         let root = root.canonicalize().map_err(StoreError::io("find", root))?;
         let database = Database::open(&root.join("kiln.db"))?;
-        Ok(Self { root, database })
+        Ok(Self { root, database, process: OnceLock::new() })
     }
 
     /// The store's directory, absolute and without symlinks.
@@ -142,6 +145,24 @@ impl Store {
             .prefix("kiln-")
             .tempdir_in(&dir)
             .map_err(StoreError::io("create a file in", &dir))
+    }
+}
+
+/// Removes a directory and all below it. Overlay leaves `work/work` with mode 000, which only matters without
+/// CAP_DAC_OVERRIDE; directories that a step left unreadable likewise.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            for entry in walkdir::WalkDir::new(path).follow_links(false) {
+                let Ok(entry) = entry else { continue };
+                if entry.file_type().is_dir() {
+                    let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
+                }
+            }
+            fs::remove_dir_all(path)
+        }
+        result => result,
     }
 }
 

@@ -113,6 +113,9 @@ pub struct DownloadRecord {
     pub last_modified: Option<i64>,
 }
 
+/// A file of a context: path, stamp (size, times, inode, mode) and digest.
+pub type FileRecord = (Vec<u8>, String, [u8; 32]);
+
 /// Seconds since 1970.
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
@@ -134,6 +137,26 @@ impl Database {
             c.prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![id.0, content.to_string(), size_bytes as i64, now()])
                 .map(drop)
+        })
+    }
+
+    /// Finished snapshots whose name begins so.
+    pub fn snapshots_with_prefix(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached("SELECT id FROM snapshots WHERE substr(id, 1, length(?1)) = ?1")?
+                .query_map([prefix], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Directories of cache mounts whose name begins so.
+    pub fn cache_directories_with_prefix(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached(
+                "SELECT directory FROM cache_mounts WHERE substr(directory, 1, length(?1)) = ?1",
+            )?
+            .query_map([prefix], |row| row.get(0))?
+            .collect()
         })
     }
 
@@ -381,7 +404,7 @@ impl Database {
     }
 
     /// The known digests of a context's files: path, stamp, digest.
-    pub fn files(&self, root: &str) -> Result<Vec<(Vec<u8>, String, [u8; 32])>, StoreError> {
+    pub fn files(&self, root: &str) -> Result<Vec<FileRecord>, StoreError> {
         self.with(|c| {
             c.prepare_cached("SELECT path, stamp, digest FROM files WHERE root = ?1")?
                 .query_map([root], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
@@ -390,7 +413,7 @@ impl Database {
     }
 
     /// Records digests of a context's files.
-    pub fn set_files(&self, root: &str, files: &[(Vec<u8>, String, [u8; 32])]) -> Result<(), StoreError> {
+    pub fn set_files(&self, root: &str, files: &[FileRecord]) -> Result<(), StoreError> {
         self.with(|c| {
             let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             {

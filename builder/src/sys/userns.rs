@@ -124,7 +124,7 @@ pub fn enter() -> Result<Entered, EnterError> {
     let user = user_name(uid);
     let uids = subordinate(Path::new("/etc/subuid"), &user, uid.as_raw());
     let gids = subordinate(Path::new("/etc/subgid"), &user, uid.as_raw());
-    let ranges = uids.zip(gids).filter(|_| have("newuidmap") && have("newgidmap"));
+    let ranges = uids.zip(gids);
     // The helpers must run outside the new namespace, so a child waits there until this process has entered it.
     let pid = rustix::process::getpid().as_raw_nonzero().get().to_string();
     let mut helper = match &ranges {
@@ -176,8 +176,12 @@ impl MapHelper {
             }
             text
         };
-        // Only numbers go into the script.
-        let script = format!("read go && newuidmap {} && newgidmap {}", arguments(uids), arguments(gids));
+        // Only numbers go into the script. Without both helpers no map must be written, for it could not be replaced.
+        let script = format!(
+            "read go && command -v newuidmap && command -v newgidmap && newuidmap {} && newgidmap {}",
+            arguments(uids),
+            arguments(gids)
+        );
         let child = Command::new("/bin/sh")
             .args(["-c", &script])
             .stdin(std::process::Stdio::piped())
@@ -195,11 +199,6 @@ impl MapHelper {
         }
         Ok(self.0.wait()?.success())
     }
-}
-
-fn have(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/bin".into()]).any(|dir| dir.join(program).is_file())
 }
 
 fn user_name(uid: Uid) -> String {

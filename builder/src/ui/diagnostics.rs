@@ -34,6 +34,13 @@ impl Style {
             if super::terminal::stderr_is_terminal() { super::terminal::stderr_size().columns } else { 100 };
         Self { colour: super::terminal::stderr_colour(), columns }
     }
+
+    /// What suits stdout now.
+    pub fn stdout() -> Self {
+        let columns =
+            if super::terminal::stdout_is_terminal() { super::terminal::stderr_size().columns } else { 100 };
+        Self { colour: super::terminal::stdout_colour(), columns }
+    }
 }
 
 /// Source lines shown of a span over several lines: its beginning and its last line.
@@ -70,6 +77,21 @@ pub fn render(file_name: &str, source: &str, diagnostics: &[Diagnostic], style: 
         if let Some(hint) = &diagnostic.hint {
             rendered.push_str(&hint_line(hint, style));
         }
+    }
+    rendered
+}
+
+/// Renders place, excerpt with label, and hint of a finding, without its message.
+pub(super) fn render_finding(file_name: &str, source: &str, diagnostic: &Diagnostic, style: Style) -> String {
+    let index = LineIndex::new(source);
+    let level = match diagnostic.severity {
+        Severity::Warning => Level::WARNING,
+        Severity::Error => Level::ERROR,
+    };
+    let excerpt = Excerpt::new(source, &index, diagnostic.span, style.columns);
+    let mut rendered = excerpt.render(file_name, level, &message(&diagnostic.label), style);
+    if let Some(hint) = &diagnostic.hint {
+        rendered.push_str(&hint_line(hint, style));
     }
     rendered
 }

@@ -9,7 +9,9 @@
 
 pub mod ago;
 pub mod diagnostics;
+pub mod diff;
 pub mod failure;
+pub mod findings;
 pub mod print;
 pub mod progress;
 pub mod size;

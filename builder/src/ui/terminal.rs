@@ -38,10 +38,23 @@ pub fn stderr_size() -> Size {
 
 /// True when the terminal at stderr understands cursor movement.
 pub fn stderr_can_redraw() -> bool {
-    stderr_is_terminal() && !matches!(std::env::var("TERM").as_deref(), Ok("" | "dumb") | Err(_))
+    stderr_is_terminal() && is_capable()
+}
+
+fn is_capable() -> bool {
+    !matches!(std::env::var("TERM").as_deref(), Ok("" | "dumb") | Err(_))
+}
+
+fn colour_is_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// True when stderr should be coloured: a capable terminal, and `NO_COLOR` unset or empty (no-color.org).
 pub fn stderr_colour() -> bool {
-    stderr_can_redraw() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    stderr_can_redraw() && colour_is_wanted()
+}
+
+/// True when stdout should be coloured, by the same rules.
+pub fn stdout_colour() -> bool {
+    stdout_is_terminal() && is_capable() && colour_is_wanted()
 }

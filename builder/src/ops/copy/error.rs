@@ -18,6 +18,8 @@ pub enum CopyError {
         path: String,
         /// What hides it, e.g. ``line 3 of `.dockerignore` ``.
         hidden_by: Option<String>,
+        /// What stands beside where it should be and has nearly its name.
+        near: Option<String>,
     },
     /// A wildcard that cannot be read.
     #[error("syntax error in pattern `{pattern}`")]
@@ -84,9 +86,10 @@ impl CopyError {
     /// What to do about it, when there is something to say.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotFound { path, hidden_by: Some(reason) } => {
+            Self::NotFound { path, hidden_by: Some(reason), .. } => {
                 Some(format!("`{path}` is in the context but excluded by {reason}"))
             }
+            Self::NotFound { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
             Self::Owner(OwnerError::NoPasswd { .. } | OwnerError::NoGroup { .. }) => Some(
                 "use numbers in --chown, or add the user first; with --link names can never be looked up"
                     .to_owned(),

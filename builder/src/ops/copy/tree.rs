@@ -6,12 +6,16 @@
 
 use std::io;
 
+use kiln_grammar::suggest;
 use rustix::fs::{FileType, Stat};
 
 use super::error::{CopyError, shown};
 use crate::context::local::{LocalContext, PathFilter};
 use crate::sys::error::FsError;
-use crate::sys::rootdir::{Entry, Last, RootDir};
+use crate::sys::rootdir::{Entry, Last, RootDir, sorted_names};
+
+/// Most names of a directory that are compared with one that is missing.
+const MAX_NEIGHBOURS: usize = 2000;
 
 /// A tree of source files.
 pub struct SourceTree<'a> {
@@ -82,7 +86,22 @@ impl<'a> SourceTree<'a> {
         }
         let reason = |path: &Vec<u8>| self.filter.and_then(|filter| filter.reason(path));
         let hidden_by = if exists { places.iter().find_map(reason) } else { None };
-        CopyError::NotFound { path: shown(path), hidden_by }
+        let near = if hidden_by.is_none() { self.near(path) } else { None };
+        CopyError::NotFound { path: shown(path), hidden_by, near }
+    }
+
+    /// The visible path beside `path` whose name is nearest, without a slash in front, as it would be written.
+    fn near(&self, path: &[u8]) -> Option<String> {
+        let directory = parent(path);
+        let names = sorted_names(self.root.subdir(directory).ok()?.as_fd()).ok()?;
+        if names.len() > MAX_NEIGHBOURS {
+            return None;
+        }
+        let visible = names.into_iter().filter(|name| !self.hides(&join(directory, name)));
+        let names: Vec<String> = visible.filter_map(|name| String::from_utf8(name).ok()).collect();
+        let wanted = std::str::from_utf8(base_name(path)).ok()?;
+        let near = suggest::closest(wanted, names.iter().map(String::as_str))?;
+        String::from_utf8(join(directory, near.as_bytes())).ok()
     }
 }
 

@@ -68,6 +68,7 @@ fn from_name(
         Meaning::Image(request) => {
             let image = resolve(session, &request, name, span, &site)?;
             warn_about_platform(session, &image, &request, span);
+            session.base_images.entry(name.to_owned()).or_insert_with(|| image.clone());
             let files = image_files(session, &image, &platform, &prefix, &site);
             Ok(image_state(&image, files, platform))
         }

@@ -13,6 +13,9 @@ pub(super) mod mounts;
 mod run;
 mod signal;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use kiln_grammar::ast::{Instruction, Kind, Word};
 use kiln_grammar::diagnostic::Diagnostic;
 
@@ -21,7 +24,7 @@ use crate::image::platform::Platform;
 
 use super::args::{DEFAULT_PATH, Environment, GlobalScope};
 use super::build::GraphBuilder;
-use super::graph::{Op, PlanOptions, PlannedHistory, Vertex, VertexId};
+use super::graph::{Op, PlanOptions, PlannedHistory, ResolvedImage, Vertex, VertexId};
 use super::history::COMMENT;
 use super::paths;
 use super::site::Site;
@@ -52,6 +55,8 @@ pub(super) struct Session<'a> {
     pub(super) done: Vec<Option<StageState>>,
     /// Warnings.
     pub(super) warnings: Vec<Diagnostic>,
+    /// Images that stages start from, by their name in FROM; for the checks.
+    pub(super) base_images: &'a mut BTreeMap<String, Arc<ResolvedImage>>,
 }
 
 impl Session<'_> {

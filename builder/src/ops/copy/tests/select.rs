@@ -58,6 +58,13 @@ fn fact_14_missing_sources() {
         assert_eq!(error.to_string(), format!("\"{shown}\": not found"));
         assert_eq!(error.hint(), None);
     }
+    place.file("context/package.json", "{}").file("context/d/hidden.txt", "");
+    for (source, near) in [("pakage.json", "package.json"), ("d/hiden.txt", "d/hidden.txt"), ("Foo", "foo")] {
+        let hint = place.copy(&format!("{source} /")).unwrap_err().hint().unwrap();
+        assert_eq!(hint, format!("did you mean `{near}`?"));
+    }
+    place.file("context/.dockerignore", "package.json\n");
+    assert_eq!(place.copy("pakage.json /").unwrap_err().hint(), None);
     assert!(matches!(place.copy("[ /"), Err(CopyError::Pattern { .. })));
     assert!(matches!(place.copy("--exclude=[ foo /"), Err(CopyError::PathPattern { .. })));
 }

@@ -1,0 +1,148 @@
+//! Who writes what: every process that writes into a store has a token, which begins the names of everything that it
+//! has not finished, and a file that it holds locked. What a dead process left behind is found by its token.
+//!
+//! Invariants:
+//! - the lock file is locked before its token is used in any name, and locks die with their process, however it dies;
+//! - a snapshot with a row is finished: it stays, whoever made it.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Store, StoreError};
+
+const LOCK_PREFIX: &str = "live-";
+
+/// This process as a writer of a store.
+#[derive(Debug)]
+pub(super) struct Process {
+    token: String,
+    count: AtomicU64,
+    path: PathBuf,
+    /// Held locked as long as the store is open.
+    _lock: File,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // What was unfinished has been removed by its owners by now, so nobody needs to look for it.
+        if let Some(process) = self.process.get() {
+            let _ = fs::remove_file(&process.path);
+        }
+    }
+}
+
+impl Store {
+    /// A name below `snapshots`, `mounts` or `tmp` that nobody else has, marked as this process' own.
+    pub fn fresh_name(&self) -> Result<String, StoreError> {
+        let process = self.writer()?;
+        let number = process.count.fetch_add(1, Ordering::Relaxed);
+        Ok(format!("{}-{number:x}", process.token))
+    }
+
+    fn writer(&self) -> Result<&Process, StoreError> {
+        if let Some(process) = self.process.get() {
+            return Ok(process);
+        }
+        // Two threads may both come here; the loser's lock file goes with its lock at the next sweep.
+        self.sweep()?;
+        let mut bytes = [0u8; 8];
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        filled.map_err(|e| StoreError::io("draw a random name for", &self.root)(e.into()))?;
+        let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = self.root.join("tmp").join(format!("{LOCK_PREFIX}{token}"));
+        let lock = File::create(&path).map_err(StoreError::io("create", &path))?;
+        lock.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(self.process.get_or_init(|| Process { token, count: AtomicU64::new(0), path, _lock: lock }))
+    }
+
+    /// Removes what dead processes left unfinished.
+    fn sweep(&self) -> Result<(), StoreError> {
+        let dir = self.root.join("tmp");
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
+            let entry = entry.map_err(StoreError::io("list", &dir))?;
+            let name = entry.file_name();
+            let Some(token) = name.to_str().and_then(|name| name.strip_prefix(LOCK_PREFIX)) else { continue };
+            let path = entry.path();
+            // Gone meanwhile: another process sweeps too.
+            let Ok(lock) = File::open(&path) else { continue };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+            }
+            self.remove_unfinished(token)?;
+            // Last, so that an interrupted sweep is taken up again.
+            remove(&path).map_err(StoreError::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn remove_unfinished(&self, token: &str) -> Result<(), StoreError> {
+        let finished = self.database.snapshots_with_prefix(token)?;
+        let mounts = self.database.cache_directories_with_prefix(&format!("mounts/{token}"))?;
+        for room in ["snapshots", "mounts", "tmp"] {
+            let dir = self.root.join(room);
+            for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
+                let entry = entry.map_err(StoreError::io("list", &dir))?;
+                let name = entry.file_name();
+                let Some(name) = name.to_str().filter(|name| name.starts_with(token)) else { continue };
+                let kept = match room {
+                    "snapshots" => finished.iter().any(|id| id == name),
+                    "mounts" => mounts.iter().any(|kept| {
+                        kept.strip_prefix("mounts/")
+                            .is_some_and(|kept| name == kept || name == format!("{kept}.lock"))
+                    }),
+                    _ => false,
+                };
+                if !kept {
+                    let path = entry.path();
+                    remove(&path).map_err(StoreError::io("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => super::remove_tree(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+    .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::{ContentDigest, Digest};
+    use crate::store::records::SnapshotId;
+
+    #[test]
+    fn what_the_dead_left_goes_and_what_is_finished_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        let mut dead = Store::open(&root).unwrap();
+        let (finished, half) = (dead.fresh_name().unwrap(), dead.fresh_name().unwrap());
+        for name in [&finished, &half] {
+            fs::create_dir_all(root.join("snapshots").join(name).join("fs/below")).unwrap();
+        }
+        let id = SnapshotId(finished.clone());
+        dead.database().add_snapshot(&id, &ContentDigest(Digest::of(b"")), 0).unwrap();
+        let incoming = dead.incoming_blob().unwrap();
+        let left = incoming.path().to_owned();
+        std::mem::forget(incoming);
+        let alive = Store::open(&root).unwrap();
+        alive.fresh_name().unwrap();
+        assert!(root.join("snapshots").join(&half).exists(), "its owner still lives");
+        // As after kill -9: the lock goes, nothing is cleaned up.
+        drop(dead.process.take());
+        Store::open(&root).unwrap().fresh_name().unwrap();
+        assert!(!root.join("snapshots").join(&half).exists());
+        assert!(!left.exists());
+        assert!(root.join("snapshots").join(&finished).exists());
+    }
+}

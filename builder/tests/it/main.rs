@@ -1,0 +1,32 @@
+//! End-to-end tests: the real binary, real containers, the real image.
+//!
+//! Invariants:
+//! - every test has its own project directory and its own store; nothing outside of them is written;
+//! - no test needs a network, a registry or an installed image: bases are made from this machine's static busybox;
+//! - the suite passes as root and as an ordinary user; what a machine cannot do is reported as `SKIPPED: why` on
+//!   standard error, past the capture of the test runner.
+
+mod base;
+mod image;
+mod processes;
+mod project;
+mod server;
+
+mod add;
+mod args;
+mod cache;
+mod cli;
+mod copy;
+mod disk;
+mod errors;
+mod from;
+mod heredoc;
+mod leftovers;
+mod mounts;
+mod oci_schema;
+mod outputs;
+mod reproducible;
+mod run;
+mod run_command;
+mod security;
+mod stages;
