@@ -169,7 +169,6 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
     let plan =
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
-    let plan = plan::plan(&parsed.buildfile, &request.plan, &resolver)?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
     let snapshots = || Snapshots::new(environment.store);
     let executor = LocalExecutor {
@@ -196,10 +195,9 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if request.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let image =
-        output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)?;
-    Ok(report(parsed.diagnostics, plan, image, (solved.executed, solved.cached), started))
-        exporting(request, &plan, || output::write_all(environment, request, &plan, &solved, &snapshots()?))?;
+    let image = exporting(request, &plan, || {
+        output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)
+    })?;
     Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
 }
 
