@@ -165,7 +165,10 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     }
     let config = lint::configuration(&parsed.buildfile, request)?;
     let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
-    let plan = plan::plan(&parsed.buildfile, &request.plan, &resolver)?;
+    // What fails because the build was stopped (a request that was broken off, a layer half written) is no failure.
+    let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
+    let plan =
+        plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
     let snapshots = || Snapshots::new(environment.store);
     let executor = LocalExecutor {
@@ -187,14 +190,14 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
         Options { jobs: request.jobs, events: request.events.clone(), cancel: request.cancel.clone() };
     let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
     roots.dedup();
-    let stopped_before = request.cancel.is_cancelled();
     let solved = solve::solve(&plan.graph, &roots, &executor, &options)
-        .map_err(|failure| failed(&plan.graph, failure.vertex, failure.error, stopped_before))?;
+        .map_err(|failure| failed(&plan.graph, failure))?;
     if request.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let image =
-        exporting(request, &plan, || output::write_all(environment, request, &plan, &solved, &snapshots()?))?;
+    let image = exporting(request, &plan, || {
+        output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)
+    })?;
     Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
 }
 
@@ -240,8 +243,9 @@ fn report(
     }
 }
 
-fn failed(graph: &Graph, id: VertexId, error: OpError, stopped_before: bool) -> BuildError {
-    if matches!(error, OpError::Cancelled) || stopped_before {
+fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
+    let solve::Failure { vertex: id, error, interrupted } = failure;
+    if matches!(error, OpError::Cancelled) || interrupted {
         return BuildError::Cancelled;
     }
     let vertex = graph.vertex(id);

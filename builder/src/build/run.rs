@@ -123,8 +123,8 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         source: Box::new(source),
     };
     let options = Options { jobs: 1, events: request.events.clone(), cancel: request.cancel.clone() };
-    let solved =
-        solve::solve(&graph, &[VertexId(0)], &executor, &options).map_err(|failure| failed(failure.error))?;
+    let solved = solve::solve(&graph, &[VertexId(0)], &executor, &options)
+        .map_err(|failure| if failure.interrupted { BuildError::Cancelled } else { failed(failure.error) })?;
     let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {
         return Err(BuildError::Cancelled);
     };

@@ -42,8 +42,8 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let privilege = session::enter()?;
     let store = session::open_store(&root)?;
     let cancel = CancelToken::new();
-    session::watch_signals(cancel.clone());
     let progress = Progress::new(args.progress, Target::Stderr);
+    session::watch_signals(cancel.clone(), progress.clone());
     if privilege == Privilege::Single {
         progress.sink().warn(session::single_id_notice());
     }

@@ -30,6 +30,7 @@ use crate::ui::diagnostics::Style;
 use crate::ui::failure::{EXIT_FAILED, EXIT_OK, Failure, Kind};
 use crate::ui::findings::{Findings, Format};
 use crate::ui::print;
+use crate::ui::progress::{Mode, Progress, Target};
 
 /// Default names of docker, which knows no Buildfile.
 const DOCKER_NAMES: [&str; 2] = ["Dockerfile", "dockerfile"];
@@ -125,7 +126,7 @@ fn fetched(root: Option<PathBuf>, args: &BuildArgs) -> Result<File, Failure> {
     session::enter()?;
     let store = session::open_store(&root)?;
     let cancel = CancelToken::new();
-    session::watch_signals(cancel.clone());
+    session::watch_signals(cancel.clone(), Progress::new(Mode::None, Target::Stderr));
     let net = Net::default();
     let git = GitEnvironment::pick(std::env::vars_os());
     let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };

@@ -24,9 +24,9 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     let privilege = session::enter()?;
     let store = session::open_store(&root)?;
     let cancel = CancelToken::new();
-    session::watch_signals(cancel.clone());
     // Pulling may take a while, but the command's own output is what counts here.
     let progress = Progress::new(Mode::None, Target::Stderr);
+    session::watch_signals(cancel.clone(), progress.clone());
     if privilege == Privilege::Single {
         crate::ui::print::talk(format!("warning: {}", session::single_id_notice()));
     }

@@ -9,10 +9,10 @@ use rustix::thread::CapabilitySet;
 
 use crate::base::cancel::CancelToken;
 use crate::store::Store;
-use crate::sys::signals;
 use crate::sys::userns::{self, EnterError, Entered, IdMap};
+use crate::sys::{process, signals};
 use crate::ui::failure::{EXIT_INTERRUPTED, Failure, Kind};
-use crate::ui::print;
+use crate::ui::progress::Progress;
 
 /// How this process may act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +74,19 @@ pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
 /// Takes the privileges that building needs. Call before any thread exists.
 pub(super) fn enter() -> Result<Privilege, Failure> {
     signals::block_termination().map_err(|e| Failure::from_error(Kind::Internal, &e))?;
+    // What a command sees of directories that kiln makes (mount points, contexts) must not depend on the caller's
+    // umask; the store as a whole is private.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // A build without the raise works as long as it has few layers; the limit's own error tells the rest.
+    let _ = process::raise_open_files();
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID));
     if capable && rustix::process::geteuid().is_root() {
-        return Ok(if is_initial_namespace() { Privilege::Root } else { Privilege::Inside });
+        if is_initial_namespace() {
+            return Ok(Privilege::Root);
+        }
+        userns::enter_mount_namespace().map_err(|e| Failure::from_error(Kind::Sandbox, &e))?;
+        return Ok(Privilege::Inside);
     }
     match userns::enter() {
         Ok(Entered::SubordinateIds) => Ok(Privilege::Subordinate),
@@ -120,8 +129,9 @@ pub(super) fn idmap(privilege: Privilege, host_ids: bool) -> Option<IdMap> {
     (privilege == Privilege::Root && !host_ids).then(IdMap::for_root)
 }
 
-/// Starts the thread that turns the first signal into a cancelled build and the second into the end.
-pub(super) fn watch_signals(cancel: CancelToken) {
+/// Starts the thread that turns the first signal into a cancelled build, telling so through `progress`, and the second
+/// into the end.
+pub(super) fn watch_signals(cancel: CancelToken, progress: Progress) {
     let watch = move || {
         let mut stopping = false;
         while signals::wait_termination().is_ok() {
@@ -130,7 +140,7 @@ pub(super) fn watch_signals(cancel: CancelToken) {
             }
             stopping = true;
             cancel.cancel();
-            print::talk("stopping; once more to end at once");
+            progress.say("stopping; once more to end at once");
         }
     };
     // Without the thread signals stay blocked and only SIGKILL helps, which leaves nothing behind either.

@@ -53,9 +53,11 @@ impl OutputFailure {
     }
 }
 
-/// A file that takes its name when it is complete, or standard output.
+/// A file that takes its name when it is complete, something else that is written as it is (a pipe, a device), or
+/// standard output.
 enum Target {
     File { temporary: tempfile::NamedTempFile, path: PathBuf },
+    Special { path: PathBuf },
     Stdout,
 }
 
@@ -66,6 +68,22 @@ impl Target {
                 Ok((Self::Stdout, Box::new(BufWriter::with_capacity(256 * 1024, io::stdout()))))
             }
             Destination::Path(path) => {
+                // A new file renamed over `/dev/null` or a fifo would take its place; one renamed over a symlink
+                // would not be where the link leads.
+                let path = &match fs::metadata(path) {
+                    Ok(metadata) if metadata.is_file() => {
+                        fs::canonicalize(path).map_err(OutputFailure::write(path))?
+                    }
+                    Ok(_) => {
+                        let file = fs::OpenOptions::new()
+                            .write(true)
+                            .open(path)
+                            .map_err(OutputFailure::write(path))?;
+                        let writer = Box::new(BufWriter::with_capacity(256 * 1024, file));
+                        return Ok((Self::Special { path: path.clone() }, writer));
+                    }
+                    Err(_) => path.clone(),
+                };
                 let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 fs::create_dir_all(parent).map_err(OutputFailure::write(parent))?;
                 let temporary = tempfile::Builder::new()
@@ -82,7 +100,7 @@ impl Target {
 
     fn path(&self) -> PathBuf {
         match self {
-            Self::File { path, .. } => path.clone(),
+            Self::File { path, .. } | Self::Special { path } => path.clone(),
             Self::Stdout => PathBuf::from("-"),
         }
     }
@@ -289,4 +307,54 @@ pub fn write_tree_tar(
     tree::write_tree_tar(root, options, &mut writer)
         .map_err(|source| OutputFailure::Tree { path, source })?;
     target.finish(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::FileTypeExt as _;
+
+    use super::*;
+
+    fn write(path: &Path) {
+        let (target, mut writer) = Target::open(&Destination::Path(path.to_owned())).unwrap();
+        writer.write_all(b"data").unwrap();
+        target.finish(writer).unwrap();
+    }
+
+    #[test]
+    fn a_fifo_is_written_to_and_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let reader = {
+            let fifo = fifo.clone();
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                fs::File::open(fifo).unwrap().read_to_string(&mut text).unwrap();
+                text
+            })
+        };
+        write(&fifo);
+        assert_eq!(reader.join().unwrap(), "data");
+        assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+    }
+
+    #[test]
+    fn a_symlink_keeps_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        write(&link);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"data");
+    }
 }

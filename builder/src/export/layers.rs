@@ -44,7 +44,7 @@ pub struct LayerOptions {
     pub force: bool,
     /// Compression threads.
     pub threads: usize,
-    /// Stops between two layers.
+    /// Stops in the middle of a layer, too.
     pub cancel: CancelToken,
 }
 
@@ -137,7 +137,8 @@ fn write(
     let view = if below.is_empty() || layer.standalone { None } else { Some(snapshots.view(below)?) };
     let (incoming, mut sink) = sink(store, options)?;
     let how = diff::LayerOptions { epoch: options.epoch, observer: None };
-    diff::write_layer(&upper, view.as_ref(), how, &mut sink)?;
+    let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel };
+    diff::write_layer(&upper, view.as_ref(), how, &mut out)?;
     let exported = keep(store, incoming, sink, options)?;
     store.database().add_layer(&layer.snapshot, options.epoch, &exported.diff_id)?;
     Ok(exported)
@@ -152,13 +153,33 @@ fn recompress(
     let file = io::BufReader::with_capacity(256 * 1024, store.open_blob(&blob.digest)?);
     let mut plain = compress::decompressor(file).map_err(LayerError::Compress)?;
     let (incoming, mut sink) = sink(store, options)?;
-    io::copy(&mut plain, &mut sink).map_err(LayerError::Compress)?;
+    let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel };
+    io::copy(&mut plain, &mut out).map_err(LayerError::Compress)?;
     sink.flush().map_err(LayerError::Compress)?;
     let exported = keep(store, incoming, sink, options)?;
     if exported.diff_id != *diff_id {
         return Err(StoreError::WrongDigest { expected: diff_id.0, actual: exported.diff_id.0 }.into());
     }
     Ok(exported)
+}
+
+/// Refuses to write once the build was stopped.
+struct Stoppable<'a, W> {
+    inner: W,
+    cancel: &'a CancelToken,
+}
+
+impl<W: io::Write> io::Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 fn keep(

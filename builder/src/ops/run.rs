@@ -4,15 +4,18 @@
 //! - secrets are read here and nowhere else, and go to the sandbox only;
 //! - the snapshot is committed only after the command ended with status 0.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, FileType, unlinkat};
 
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
@@ -24,7 +27,7 @@ use crate::sandbox::spec::{SandboxMount, SandboxNetwork, SandboxSource, SandboxS
 use crate::snapshot::overlay::Begun;
 use crate::snapshot::tree;
 use crate::store::records::{FsState, StepResult};
-use crate::sys::rootdir::Last;
+use crate::sys::rootdir::{Last, RootDir};
 
 use super::commit::commit;
 use super::local::{Agent, LocalExecutor, SecretSource};
@@ -50,8 +53,9 @@ pub(super) fn execute(
     }
     let begun = executor.snapshots.begin(&base.state.layers)?;
     let mut prepared = Prepared::default();
+    claim_caches(executor, vertex, spec, inputs, &mut prepared)?;
     for mount in &spec.mounts {
-        prepare_mount(executor, vertex, mount, inputs, &mut prepared)?;
+        prepare_mount(executor, mount, inputs, &mut prepared)?;
     }
     for (name, content) in &spec.scripts {
         prepared.mounts.push(SandboxMount {
@@ -71,7 +75,7 @@ pub(super) fn execute(
     };
     let ended = start(executor, spec, &base.state, &begun, &prepared, Streams::Captured(&mut output))?;
     check(spec, &ended)?;
-    remove_mount_points(&begun.fs(), &ended.made_mount_points);
+    remove_mount_points(&executor.snapshots.layer_dir_begun(&begun)?, &ended.made_mount_points);
     drop((prepared.scratch, prepared.locks));
     commit(executor, base, begun, false)
 }
@@ -104,8 +108,12 @@ struct Prepared {
     mounts: Vec<SandboxMount>,
     /// Mount points for the stub directory.
     stubs: Vec<(String, bool)>,
-    /// Variables that hold secrets or name sockets.
+    /// Variables that name sockets.
     env: Vec<String>,
+    /// Variables that hold secrets.
+    secret_env: Vec<String>,
+    /// Directories of cache mounts, relative to the store, by id.
+    caches: BTreeMap<String, String>,
     agents: Vec<PathBuf>,
     /// Upper directories whose content is thrown away.
     scratch: Vec<Begun>,
@@ -121,7 +129,6 @@ impl Prepared {
 
 fn prepare_mount(
     executor: &LocalExecutor<'_>,
-    vertex: &Vertex,
     mount: &MountSpec,
     inputs: &[&StepResult],
     prepared: &mut Prepared,
@@ -144,8 +151,8 @@ fn prepare_mount(
             let source = SandboxSource::Layers { lowers, upper, path: path.clone() };
             prepared.add(mount, source, is_directory);
         }
-        MountSource::Cache { .. } => {
-            let path = cache_directory(executor, vertex, mount, inputs, prepared)?;
+        MountSource::Cache { id, .. } => {
+            let path = prepared.caches.get(id).cloned().ok_or(OpError::Cancelled)?;
             prepared.add(mount, SandboxSource::Directory { path }, true);
         }
         MountSource::Tmpfs { size_bytes } => {
@@ -158,7 +165,7 @@ fn prepare_mount(
             if let Some(name) = env {
                 let text =
                     std::str::from_utf8(&value).map_err(|_| OpError::BinarySecret { id: id.clone() })?;
-                prepared.env.push(format!("{name}={text}"));
+                prepared.secret_env.push(format!("{name}={text}"));
             }
             if !mount.target.is_empty() {
                 let source = SandboxSource::File { content: value, mode: *mode, uid: *uid, gid: *gid };
@@ -197,30 +204,61 @@ fn read_secret(executor: &LocalExecutor<'_>, id: &str) -> Result<Option<Vec<u8>>
     }
 }
 
-/// The directory of a cache mount, locked as its sharing says, relative to the store.
-fn cache_directory(
+/// The directories of all cache mounts of a RUN, locked as their sharing says. One id is one directory, also when it
+/// is mounted at several places.
+///
+/// Locks that are waited for are taken first and in one order everywhere, so that two steps never wait for each
+/// other.
+fn claim_caches(
+    executor: &LocalExecutor<'_>,
+    vertex: &Vertex,
+    spec: &RunSpec,
+    inputs: &[&StepResult],
+    prepared: &mut Prepared,
+) -> Result<(), OpError> {
+    let mut exclusive = BTreeSet::new();
+    let mut private = Vec::new();
+    for mount in &spec.mounts {
+        let MountSource::Cache { id, sharing, .. } = &mount.source else { continue };
+        if *sharing == CacheSharing::Private {
+            private.push((id, mount));
+            continue;
+        }
+        let path = match prepared.caches.get(id) {
+            Some(path) => path.clone(),
+            None => claim_cache(executor, vertex, mount, id, inputs)?,
+        };
+        if *sharing == CacheSharing::Locked {
+            exclusive.insert(path.clone());
+        }
+        prepared.caches.insert(id.clone(), path);
+    }
+    for path in exclusive {
+        prepared.locks.push(lock(executor, &path, true)?.ok_or(OpError::Cancelled)?);
+    }
+    for (id, mount) in private {
+        if !prepared.caches.contains_key(id) {
+            let path = private_cache(executor, vertex, mount, id, inputs, &mut prepared.locks)?;
+            prepared.caches.insert(id.clone(), path);
+        }
+    }
+    Ok(())
+}
+
+/// A private cache is one directory for each user at a time: the first that nobody holds.
+fn private_cache(
     executor: &LocalExecutor<'_>,
     vertex: &Vertex,
     mount: &MountSpec,
+    id: &str,
     inputs: &[&StepResult],
-    prepared: &mut Prepared,
+    locks: &mut Vec<File>,
 ) -> Result<String, OpError> {
-    let MountSource::Cache { id, sharing, .. } = &mount.source else {
-        return Err(OpError::Unsupported("not a cache mount".to_owned()));
-    };
-    if *sharing != CacheSharing::Private {
-        let path = claim_cache(executor, vertex, mount, id, inputs)?;
-        if *sharing == CacheSharing::Locked {
-            prepared.locks.push(lock(executor, &path, true)?.ok_or(OpError::Cancelled)?);
-        }
-        return Ok(path);
-    }
-    // A private cache is one directory for each user at a time: the first that nobody holds.
     for number in 0.. {
-        let id = if number == 0 { id.clone() } else { format!("{id}#{number}") };
+        let id = if number == 0 { id.to_owned() } else { format!("{id}#{number}") };
         let path = claim_cache(executor, vertex, mount, &id, inputs)?;
         if let Some(held) = lock(executor, &path, false)? {
-            prepared.locks.push(held);
+            locks.push(held);
             return Ok(path);
         }
     }
@@ -317,6 +355,12 @@ fn sandbox_spec(
         if !env.iter().any(|have| have.split('=').next() == Some(name)) {
             env.push(pair.clone());
         }
+    }
+    // A secret is asked for by this very RUN, so it wins over an ENV of that name, as in BuildKit.
+    for pair in &prepared.secret_env {
+        let name = pair.split('=').next();
+        env.retain(|have| have.split('=').next() != name);
+        env.push(pair.clone());
     }
     let bad_host = |e: crate::sandbox::net::hosts::HostsError| OpError::Setting {
         what: "host",
@@ -431,20 +475,22 @@ fn signal_name(signal: i32) -> &'static str {
 }
 
 /// Takes mount points that had to be made in the upper directory out again, unless the command put something there.
-fn remove_mount_points(upper: &Path, made: &[String]) {
+fn remove_mount_points(upper: &RootDir, made: &[String]) {
     for path in made.iter().rev() {
-        // The paths were resolved inside the rootfs and hold no symlink; in the upper directory every component of
-        // them is a plain directory made by the sandbox.
-        let path = upper.join(path.trim_start_matches('/'));
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-        // Failing to remove one leaves an empty entry in the layer, which is what other builders do always.
-        let _ = if metadata.is_dir() {
-            fs::remove_dir(&path)
-        } else if metadata.is_file() && metadata.len() == 0 {
-            fs::remove_file(&path)
-        } else {
-            Ok(())
+        // The command may have moved a parent directory and left a symlink in its place. Nothing behind one is a
+        // mount point any more, and kiln has rights on the host that the command has not.
+        let mut through_link = false;
+        let entry = upper.entry_through(path.as_bytes(), Last::Keep, &mut |_| through_link = true);
+        let Ok(entry) = entry else { continue };
+        let Ok(Some(stat)) = entry.stat() else { continue };
+        let flags = match FileType::from_raw_mode(stat.st_mode) {
+            _ if through_link || entry.name.is_empty() => continue,
+            FileType::Directory => AtFlags::REMOVEDIR,
+            FileType::RegularFile if stat.st_size == 0 => AtFlags::empty(),
+            _ => continue,
         };
+        // Failing to remove one leaves an empty entry in the layer, which is what other builders do always.
+        let _ = unlinkat(&entry.dir, OsStr::from_bytes(&entry.name), flags);
     }
 }
 
@@ -469,10 +515,24 @@ mod tests {
         fs::write(dir.path().join("a/f"), "").unwrap();
         fs::write(dir.path().join("kept"), "x").unwrap();
         remove_mount_points(
-            dir.path(),
+            &RootDir::open(dir.path()).unwrap(),
             &["a".into(), "a/b".into(), "a/f".into(), "kept".into(), "gone".into()],
         );
         assert!(!dir.path().join("a").exists());
         assert!(dir.path().join("kept").exists());
+    }
+
+    #[test]
+    fn a_symlink_in_the_place_of_a_mount_points_parent_is_not_followed() {
+        let (host, upper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(host.path().join("point"), "").unwrap();
+        fs::create_dir_all(upper.path().join("own")).unwrap();
+        fs::write(upper.path().join("own/point"), "").unwrap();
+        std::os::unix::fs::symlink(host.path(), upper.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("own", upper.path().join("in")).unwrap();
+        let root = RootDir::open(upper.path()).unwrap();
+        remove_mount_points(&root, &["out/point".into(), "in/point".into()]);
+        assert!(host.path().join("point").exists());
+        assert!(upper.path().join("own/point").exists());
     }
 }

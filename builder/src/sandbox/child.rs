@@ -113,7 +113,7 @@ fn start(
         .map_err(|e| Failed::user(&format!("enter `{}`", spec.cwd), e, 1))?;
     process::die_with_parent().step("follow the builder's death")?;
     signals::unblock_termination().step("unblock signals")?;
-    signals::default_sigpipe();
+    signals::default_dispositions();
     execute(spec, &user)
 }
 
@@ -160,9 +160,10 @@ fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Resu
             .map_err(|e| Failed::new("drop capabilities", &e))?;
     }
     let groups: Vec<Gid> = user.supplementary.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    // With a single-id map setgroups is denied; there is nothing to set then.
+    // Root of the namespace is refused only where setgroups is denied for good (single-id maps): no command can have
+    // supplementary groups there, and images whose root is a member of some (alpine) must still build.
     match set_thread_groups(&groups) {
-        Err(rustix::io::Errno::PERM) if groups.iter().all(|g| g.as_raw() == user.gid) => {}
+        Err(rustix::io::Errno::PERM) => {}
         result => result.map_err(|e| Failed::user("set supplementary groups", e, 1))?,
     }
     let unmapped = |what: &str, id: u32, error: rustix::io::Errno| {

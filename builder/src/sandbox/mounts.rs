@@ -150,6 +150,12 @@ fn devices(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
     let dir = mounted.root.subdir(b"/dev").map_err(io::Error::other)?;
     for name in DEVICES {
         let node = mount::clone_path(&Path::new("/dev").join(name), false)?;
+        // With the host's ids (`--userns=host`) the node is the host's own and its owner is root inside: nobody but
+        // the host may change its mode. Writing to a device is not writing to its file system.
+        if fs::fstat(&node)?.st_uid == 0 {
+            let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
+            mount::set_attributes(node.as_fd(), Attributes { set, ..Attributes::default() })?;
+        }
         let file = fs::openat(
             dir.as_fd(),
             name,

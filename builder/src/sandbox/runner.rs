@@ -20,7 +20,7 @@ use super::zygote::{ARGUMENT, Hello, Ready};
 use crate::base::cancel::CancelToken;
 use crate::base::events::Stream;
 use crate::sys::userns::IdMap;
-use crate::sys::{message, mount};
+use crate::sys::{message, mount, process};
 
 /// Why a command could not be run. A command that runs and fails is not an error here: see [`Ended`].
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +200,7 @@ impl Sandboxes {
         let (ours, theirs) = message::pair().map_err(SandboxError::Zygote)?;
         let program = mount::own_executable().map_err(SandboxError::Zygote)?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        let process = Command::new(path)
+        let child = Command::new(path)
             .arg0("kiln-zygote")
             .arg(ARGUMENT)
             .env_clear()
@@ -209,7 +209,11 @@ impl Sandboxes {
             .stderr(Stdio::inherit())
             .spawn()
             .map_err(SandboxError::Zygote)?;
-        let hello = Hello { store: self.store.display().to_string(), idmap: self.idmap.clone() };
+        let hello = Hello {
+            store: self.store.display().to_string(),
+            idmap: self.idmap.clone(),
+            open_files: process::original_open_files(),
+        };
         let greet = || -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
             message::send(ours.as_fd(), &serde_json::to_vec(&hello)?, &[])?;
             message::receive(&ours)
@@ -220,7 +224,7 @@ impl Sandboxes {
         let ready: Ready = serde_json::from_slice(&answer).map_err(|e| SandboxError::Zygote(e.into()))?;
         match ready.error {
             Some(error) => Err(SandboxError::Prepare(error)),
-            None => Ok(Zygote { socket: ours, process }),
+            None => Ok(Zygote { socket: ours, process: child }),
         }
     }
 }

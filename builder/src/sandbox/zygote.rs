@@ -38,6 +38,8 @@ pub(super) struct Hello {
     pub store: String,
     /// Show the store through these ids (kiln is real root).
     pub idmap: Option<IdMap>,
+    /// Soft and hard limit of open files for commands, where kiln has raised its own.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// Answer to [`Hello`]: an error text, or nothing.
@@ -135,6 +137,9 @@ fn serve() -> io::Result<()> {
 
 /// Goes to the store, through an idmapped mount when kiln is real root.
 fn prepare(hello: &Hello) -> io::Result<()> {
+    if let Some((soft, hard)) = hello.open_files {
+        process::set_limit(libc::RLIMIT_NOFILE, soft, hard)?;
+    }
     if let Some(map) = &hello.idmap {
         #[allow(deprecated)]
         rustix::thread::unshare(UnshareFlags::NEWNS)?;
@@ -237,7 +242,11 @@ fn clone(
                 let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
                 return Err(io::Error::new(error.kind(), format!("cannot write the id maps: {error}")));
             }
-            message::send(ours.as_fd(), b"go", &[])?;
+            if let Err(error) = message::send(ours.as_fd(), b"go", &[]) {
+                // Only a child that is gone already does not listen.
+                let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+                return Err(error);
+            }
             Ok((pid, pidfd))
         }
     }

@@ -43,6 +43,8 @@ pub struct Failure<E> {
     pub vertex: VertexId,
     /// Why.
     pub error: E,
+    /// The build had been stopped from outside before this failed.
+    pub interrupted: bool,
 }
 
 /// What a build did.
@@ -71,8 +73,14 @@ pub fn solve<E: Executor>(
     executor: &E,
     options: &Options,
 ) -> Result<Solved, Failure<E::Error>> {
-    let keys = definition_keys(graph, roots, executor)?;
-    let mut state = State { slots: BTreeMap::new(), solved: Solved::default(), failure: None, running: 0 };
+    let keys = definition_keys(graph, roots, executor, options)?;
+    let mut state = State {
+        slots: BTreeMap::new(),
+        solved: Solved::default(),
+        failure: None,
+        running: 0,
+        panicked: false,
+    };
     let mut pending: Vec<VertexId> = roots.to_vec();
     while let Some(id) = pending.pop() {
         if state.slots.contains_key(&id) {
@@ -82,7 +90,7 @@ pub fn solve<E: Executor>(
         let slot = match keys.get(&id) {
             _ if matches!(vertex.op, Op::Local(_)) => Slot::Done(VertexResult::Local),
             Some(key) if key.reusable => {
-                match executor.lookup(&key.definition).map_err(|error| Failure { vertex: id, error })? {
+                match executor.lookup(&key.definition).map_err(|error| early(id, error, options))? {
                     Some(result) => {
                         state.solved.cached += usize::from(is_step(vertex));
                         announce(vertex, id, options);
@@ -142,6 +150,8 @@ struct State<E> {
     solved: Solved,
     failure: Option<Failure<E>>,
     running: usize,
+    /// A vertex panicked: its worker is gone, and the others must not wait for it.
+    panicked: bool,
 }
 
 struct Shared<E> {
@@ -153,6 +163,26 @@ struct Shared<E> {
 impl<E> Shared<E> {
     fn lock(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A failure before the scheduler itself has cancelled anything.
+fn early<E>(vertex: VertexId, error: E, options: &Options) -> Failure<E> {
+    Failure { vertex, error, interrupted: options.cancel.is_cancelled() }
+}
+
+/// Dropped only when the vertex between panics: lets the other workers end, so that the panic is seen and not waited
+/// behind for ever.
+struct Alive<'a, E> {
+    shared: &'a Shared<E>,
+    cancel: &'a CancelToken,
+}
+
+impl<E> Drop for Alive<'_, E> {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.shared.lock().panicked = true;
+        self.shared.changed.notify_all();
     }
 }
 
@@ -175,6 +205,7 @@ fn definition_keys<E: Executor>(
     graph: &Graph,
     roots: &[VertexId],
     executor: &E,
+    options: &Options,
 ) -> Result<BTreeMap<VertexId, Keys>, Failure<E::Error>> {
     let mut reachable = vec![false; graph.vertices.len()];
     let mut pending = roots.to_vec();
@@ -186,7 +217,7 @@ fn definition_keys<E: Executor>(
     let mut keys: BTreeMap<VertexId, Keys> = BTreeMap::new();
     for (number, vertex) in graph.vertices.iter().enumerate().filter(|(number, _)| reachable[*number]) {
         let id = VertexId(number as u32);
-        let outside = executor.outside(graph, id).map_err(|error| Failure { vertex: id, error })?;
+        let outside = executor.outside(graph, id).map_err(|error| early(id, error, options))?;
         let mut hasher = spec_hasher("kiln/definition/v1", vertex, outside.as_ref());
         let mut reusable = !vertex.ignore_cache;
         for input in &vertex.inputs {
@@ -225,7 +256,8 @@ fn work<E: Executor>(
     loop {
         let mut state = shared.lock();
         let (id, inputs) = loop {
-            if state.failure.is_some() || options.cancel.is_cancelled() && state.running == 0 {
+            let stopped = state.failure.is_some() || state.panicked;
+            if stopped || options.cancel.is_cancelled() && state.running == 0 {
                 return;
             }
             if !options.cancel.is_cancelled()
@@ -241,7 +273,9 @@ fn work<E: Executor>(
         state.slots.insert(id, Slot::Running);
         state.running += 1;
         drop(state);
+        let alive = Alive { shared, cancel: &options.cancel };
         let done = run_one(graph, executor, options, keys, id, &inputs);
+        std::mem::forget(alive);
         let mut state = shared.lock();
         state.running -= 1;
         match done {
@@ -256,11 +290,11 @@ fn work<E: Executor>(
                 state.slots.insert(id, Slot::Done(result));
             }
             Err(error) => {
-                options.cancel.cancel();
                 // Steps that fail because the first failure cancelled them are not the cause.
                 if state.failure.is_none() {
-                    state.failure = Some(Failure { vertex: id, error });
+                    state.failure = Some(early(id, error, options));
                 }
+                options.cancel.cancel();
             }
         }
         drop(state);
@@ -317,8 +351,11 @@ fn run_one<E: Executor>(
     let took = started.elapsed();
     match outcome {
         Ok(result) => {
-            if let VertexResult::Fs(step) = &result {
-                executor.save(&save, step, &vertex.name, took.as_millis() as u64)?;
+            if let VertexResult::Fs(step) = &result
+                && let Err(error) = executor.save(&save, step, &vertex.name, took.as_millis() as u64)
+            {
+                finish(id, Outcome::Failed(error.to_string()), took, options);
+                return Err(error);
             }
             finish(id, Outcome::Done, took, options);
             Ok((result, false))

@@ -11,6 +11,7 @@ struct Fake {
     stored: Mutex<BTreeMap<CacheKey, StepResult>>,
     ran: Mutex<Vec<VertexId>>,
     fail: Option<VertexId>,
+    panic: Option<VertexId>,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
 }
@@ -46,6 +47,7 @@ impl Executor for Fake {
         std::thread::sleep(Duration::from_millis(20));
         self.at_once.fetch_sub(1, Ordering::SeqCst);
         self.ran.lock().unwrap().push(id);
+        assert_ne!(self.panic, Some(id), "as asked");
         if self.fail == Some(id) {
             return Err("failed".to_owned());
         }
@@ -158,4 +160,29 @@ fn what_nothing_needs_does_not_run() {
     let fake = Fake::default();
     solve_last(&graph, &fake);
     assert_eq!(*fake.ran.lock().unwrap(), [VertexId(0), VertexId(2)]);
+}
+
+#[test]
+fn a_panic_ends_the_other_workers() {
+    let graph = Graph {
+        vertices: vec![vertex(Op::Scratch, &[]), mkdir("/a", 0), mkdir("/b", 0), vertex(Op::Merge, &[1, 2])],
+    };
+    let fake = Fake { panic: Some(VertexId(1)), ..Fake::default() };
+    let solved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        solve(&graph, &[VertexId(3)], &fake, &options())
+    }));
+    assert!(solved.is_err(), "the panic reaches the caller");
+}
+
+#[test]
+fn a_failure_after_a_stop_from_outside_says_so() {
+    let graph = Graph { vertices: vec![vertex(Op::Scratch, &[]), mkdir("/a", 0)] };
+    let fake = Fake { fail: Some(VertexId(1)), ..Fake::default() };
+    assert!(!solve(&graph, &[VertexId(1)], &fake, &options()).unwrap_err().interrupted);
+    let failure = early(VertexId(1), "x", &{
+        let options = options();
+        options.cancel.cancel();
+        options
+    });
+    assert!(failure.interrupted);
 }

@@ -215,7 +215,8 @@ impl Database {
                 .query_row([key.to_string()], |row| row.get(0))
                 .optional()
         })?;
-        text.map(|t| serde_json::from_str(&t).map_err(|e| StoreError::Malformed(e.to_string()))).transpose()
+        // A record that another version wrote is a miss: the step runs and its record is written anew.
+        Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
     }
 
     /// Stores the result of a step under all its keys.

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
@@ -87,6 +88,25 @@ pub fn die_with_parent() -> io::Result<()> {
 /// Makes `fd` the controlling terminal of this session leader.
 pub fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::process::ioctl_tiocsctty(fd)?)
+}
+
+/// Soft and hard limit of open files that this process was started with, once they were raised.
+static OPEN_FILES: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Raises the soft limit of open files to the hard one: a stack of hundreds of layers, and many steps at a time, take
+/// more than the usual 1024.
+pub fn raise_open_files() -> io::Result<()> {
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let (soft, hard) = (before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX));
+    set_limit(libc::RLIMIT_NOFILE, hard, hard)?;
+    OPEN_FILES.get_or_init(|| (soft, hard));
+    Ok(())
+}
+
+/// The limits before [`raise_open_files`]; commands get these, as many programs close every descriptor that they
+/// might have.
+pub fn original_open_files() -> Option<(u64, u64)> {
+    OPEN_FILES.get().copied()
 }
 
 /// Sets a resource limit by number (`RLIMIT_*`).

@@ -41,8 +41,12 @@ pub fn wait_termination() -> io::Result<i32> {
     if error == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
-/// Sets SIGPIPE back to its default, which Rust's runtime ignores: commands expect to be killed by it.
-pub fn default_sigpipe() {
-    // SAFETY: SIG_DFL is a valid disposition and no handler of ours exists.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+/// Sets every signal back to its default: Rust's runtime ignores SIGPIPE, by which commands expect to be killed, and
+/// whoever started kiln may ignore others (`nohup`, a shell's background jobs).
+pub fn default_dispositions() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition and no handler of ours exists; the signals that have no disposition
+        // (SIGKILL, SIGSTOP, the C library's own) are refused, which changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }

@@ -154,6 +154,14 @@ pub fn enter() -> Result<Entered, EnterError> {
     Ok(entered)
 }
 
+/// Moves this single-threaded process into a mount namespace that belongs to the current user namespace: where somebody
+/// else made the latter (`unshare -U`) there may be none, and then nothing can be mounted.
+pub fn enter_mount_namespace() -> io::Result<()> {
+    #[allow(deprecated)]
+    rustix::thread::unshare(UnshareFlags::NEWNS)?;
+    Ok(())
+}
+
 /// A shell that waits for a line on its standard input and then runs newuidmap and newgidmap.
 struct MapHelper(std::process::Child);
 

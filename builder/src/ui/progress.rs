@@ -15,6 +15,7 @@ use crate::base::events::{Event, EventSink, StepNumber};
 
 use super::terminal::{self, Size};
 
+mod bar;
 mod json;
 mod lines;
 mod plain;
@@ -159,6 +160,19 @@ impl Progress {
     pub fn totals(&self) -> Totals {
         let inner = self.0.shared.lock();
         inner.steps.totals(self.0.began.elapsed())
+    }
+
+    /// Says something beside the steps, without disturbing a live display. Nothing where people do not read along.
+    pub fn say(&self, line: &str) {
+        let now = self.0.began.elapsed();
+        let mut inner = self.0.shared.lock();
+        let Inner { steps, display, finished } = &mut *inner;
+        match display {
+            Display::Tty(tty) if !*finished => tty.say(line, steps, now),
+            Display::Plain(plain) if !*finished => plain.say(line),
+            Display::Json(_) => {}
+            _ => crate::ui::print::talk(line),
+        }
     }
 
     /// Writes what is held back, removes the live display and shows nothing more. May be called twice.

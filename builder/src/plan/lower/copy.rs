@@ -11,13 +11,14 @@ use kiln_grammar::diagnostic::Diagnostic;
 use kiln_grammar::expand;
 
 use crate::base::digest::Digest;
+use crate::base::mode::Mode;
 
 use super::super::graph::{CopySource, CopySpec, GitSpec, HttpSpec, Op, Unpack, VertexId};
 use super::super::history;
 use super::super::paths;
 use super::super::remote::{SourceKind, classify};
 use super::super::stages::Source;
-use super::{Lowering, chmod, display, files};
+use super::{Lowering, display, files};
 
 /// Which of the two instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +121,9 @@ impl Lowering<'_, '_> {
             .collect::<Result<Vec<_>, Diagnostic>>()?;
         let destination = self.expand(&copy.destination)?;
         if let (Some(mode), Some(word)) = (&chmod, &copy.chmod) {
-            chmod::check(mode).map_err(|message| {
+            Mode::parse(mode).map_err(|error| {
                 self.site
-                    .error(word.span, message)
+                    .error(word.span, error.to_string())
                     .with_hint("write an octal mode such as 0755, or a symbolic one such as u=rwX,go=rX")
             })?;
         }

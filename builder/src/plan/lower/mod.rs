@@ -5,7 +5,6 @@
 //! - a stage is lowered after everything that it needs;
 //! - the first error ends the stage, so that one mistake is told once.
 
-mod chmod;
 mod copy;
 mod expose;
 mod files;

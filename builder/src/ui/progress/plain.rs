@@ -91,6 +91,11 @@ impl Plain {
         self.tick(now);
     }
 
+    /// Writes a line that belongs to no step.
+    pub fn say(&mut self, line: &str) {
+        self.out.write(format!("{}\n", text::visible(line)).as_bytes());
+    }
+
     /// Writes what waited long enough.
     pub fn tick(&mut self, now: Duration) {
         while let Some(step) = self.turn(now) {

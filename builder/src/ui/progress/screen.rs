@@ -1,7 +1,7 @@
 //! The part of a terminal that is drawn again and again, below lines that stay.
 //!
-//! Drawn with three escape sequences (cursor up, cursor down, erase line) instead of indicatif: that pads every
-//! line to the full width and counts rows at the old width, so a resized terminal keeps remains of old frames.
+//! indicatif draws the lines ([`super::bar`] says why not the whole); here they are put on the terminal, with three
+//! escape sequences (cursor up, cursor down, erase line).
 //!
 //! Invariants:
 //! - one frame is one write, so a kill between frames leaves no half escape sequence; the cursor is never hidden;

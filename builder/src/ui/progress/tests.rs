@@ -299,7 +299,7 @@ fn tty_frames_fit() {
      => [base 2/3] RUN apt-get update                                          2.1s
         Get:2
      => [web 1/1] COPY \x1b[2J漢字 /                                           2.1s
-        sha256:0123456789ab                                       10MB / 29MB 5MB/s
+        sha256:0123456789ab                [======>             ] 10MB / 29MB 5MB/s
     ");
     insta::assert_snapshot!(middle(Size { columns: 40, rows: 24 }), @r"
     [+] 1/3 steps, 1 cached            2.1s

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::base::events::{Event, Outcome};
 
+use super::bar;
 use super::screen::{Screen, Styled};
 use super::state::{Step, Steps, Transfer};
 use crate::ui::terminal::Size;
@@ -63,6 +64,12 @@ impl Tty {
         }
     }
 
+    /// Writes a line above the frame.
+    pub fn say(&mut self, line: &str, steps: &Steps, now: Duration) {
+        self.above.push(Styled { text: text::visible(line).into_owned(), code: "" });
+        self.draw(steps, now);
+    }
+
     /// Draws a frame.
     pub fn draw(&mut self, steps: &Steps, now: Duration) {
         let size = (self.size)();
@@ -97,7 +104,7 @@ fn finished(name: &str, outcome: &Outcome, took: Duration, columns: usize) -> St
         Outcome::Cancelled => ("CANCELED ", YELLOW),
     };
     let time = if matches!(outcome, Outcome::Cached) { String::new() } else { seconds(took) };
-    Styled { text: spread(&format!(" => {word}{name}"), &time, columns), code }
+    Styled { text: bar::line(&format!(" => {word}{name}"), &time, columns), code }
 }
 
 /// The lines below.
@@ -109,7 +116,7 @@ pub fn frame(steps: &Steps, size: Size, now: Duration) -> Vec<Styled> {
     let totals = steps.totals(now);
     let ended = totals.cached + totals.executed + totals.failed + totals.cancelled;
     let heading = format!("[+] {ended}/{} steps, {} cached", totals.planned, totals.cached);
-    let mut lines = vec![Styled { text: spread(&heading, &seconds(now), columns), code: "" }];
+    let mut lines = vec![Styled { text: bar::line(&heading, &seconds(now), columns), code: "" }];
     let room = rows.saturating_sub(lines.len());
     // With more steps than rows, the last row says how many are missing.
     let shown = if running.len() > room { room.saturating_sub(1) } else { running.len() };
@@ -117,7 +124,7 @@ pub fn frame(steps: &Steps, size: Size, now: Duration) -> Vec<Styled> {
     for step in running.iter().take(shown) {
         let time = seconds(now.saturating_sub(step.running_since.unwrap_or(now)));
         let name = format!(" => {}", step.shown_name());
-        lines.push(Styled { text: spread(&name, &time, columns), code: "" });
+        lines.push(Styled { text: bar::line(&name, &time, columns), code: "" });
         for detail in details(step, now, columns) {
             if spare == 0 {
                 break;
@@ -139,7 +146,10 @@ fn details(step: &Step, now: Duration, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = moving
         .iter()
         .take(MAX_SHOWN_TRANSFERS)
-        .map(|transfer| spread(&format!("    {}", transfer.what), &moved(transfer, now), columns))
+        .map(|transfer| {
+            let (name, moved) = (format!("    {}", transfer.what), moved(transfer, now));
+            bar::transfer(&name, &moved, transfer.done_bytes, transfer.total_bytes, columns)
+        })
         .collect();
     if moving.len() > MAX_SHOWN_TRANSFERS {
         let more = format!("    ... and {} more", moving.len() - MAX_SHOWN_TRANSFERS);
@@ -170,18 +180,6 @@ fn seconds(duration: Duration) -> String {
         s @ 100..3600 => format!("{}m{:02}s", s / 60, s % 60),
         s => format!("{}h{:02}m", s / 3600, s / 60 % 60),
     }
-}
-
-/// `left` cut as needed, then `right` at the right edge; `right` is left out where it would leave nothing of
-/// `left`.
-fn spread(left: &str, right: &str, columns: usize) -> String {
-    let right_width = text::width(right);
-    if right_width == 0 || columns < right_width + 12 {
-        return text::fit(left, columns).into_owned();
-    }
-    let left = text::fit(left, columns - right_width - 1);
-    let gap = columns - right_width - text::width(&left);
-    format!("{left}{}{right}", " ".repeat(gap))
 }
 
 /// The last column stays free: a line that fills it would wrap in some terminals.
