@@ -166,7 +166,7 @@ impl Step<'_> {
 }
 
 impl<'a> File<'a> {
-    pub(super) fn from_site(&self, stage: &Stage<'a>) -> Site<'a> {
+    pub(super) fn site_of_from(&self, stage: &Stage<'a>) -> Site<'a> {
         Site::of_from(&self.buildfile.text, &stage.ast.from)
     }
 
