@@ -286,7 +286,7 @@ const KILN: &[Case] = &[
         "UnusedArg",
         "ARG G\nFROM a:1\nARG X\nENV Y=1\n",
         &[1, 3],
-        "ARG G=1\nARG H=$G\nFROM a:$H\nARG X\nENV Y=$X\nARG Z\nRUN z\n",
+        "ARG G=1\nARG H=$G\nARG N\nFROM a:$H$N\nARG X\nENV Y=$X\nARG Z\nRUN z\n",
     ),
     ("UnusedStage", "FROM a:1\nFROM a:1\n", &[1], "FROM a:1 AS b\nFROM a:1\nFROM a:1\nCOPY --from=1 x /\n"),
 ];

@@ -11,6 +11,9 @@ use crate::ast::Buildfile;
 use crate::diagnostic::Diagnostic;
 use crate::span::Span;
 
+/// Build argument that stands in for the directive.
+const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
 /// Which checks run, and whether a finding fails the build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LintConfig {
@@ -66,13 +69,13 @@ impl LintConfig {
         build_args: &BTreeMap<String, String>,
     ) -> Result<Self, Diagnostic> {
         let directive = buildfile.directives.check.as_ref();
-        let (text, span) = match (build_args.get("BUILDKIT_DOCKERFILE_CHECK"), directive) {
-            (Some(argument), _) => (argument.as_str(), Span::default()),
-            (None, Some(directive)) => (directive.value.as_str(), directive.span),
+        let (text, span, place) = match (build_args.get(ARGUMENT), directive) {
+            (Some(argument), _) => (argument.as_str(), Span::default(), format!(" of {ARGUMENT}")),
+            (None, Some(directive)) => (directive.value.as_str(), directive.span, String::new()),
             (None, None) => return Ok(Self::default()),
         };
         Self::from_directive(text).map_err(|reason| {
-            Diagnostic::error(span, format!("failed to parse check options: {reason}"))
+            Diagnostic::error(span, format!("failed to parse check options{place}: {reason}"))
                 .with_hint("write for instance `skip=RULE,RULE;error=true`")
         })
     }

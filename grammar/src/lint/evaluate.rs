@@ -40,8 +40,9 @@ pub(super) fn file<'a>(buildfile: &'a Buildfile, facts: &'a Facts<'a>) -> File<'
     };
     for index in 0..buildfile.stages.len() {
         if let Some(stage) = stage(&file, index, &build, &target) {
-            file.globals_used.extend(stage.base_word.used.iter().cloned());
-            file.globals_used.extend(stage.platform.iter().flat_map(|word| word.used.iter().cloned()));
+            let words = std::iter::once(&stage.base_word).chain(&stage.platform);
+            let names = words.flat_map(|word| word.used.iter().chain(&word.undefined));
+            file.globals_used.extend(names.cloned());
             file.stages.push(stage);
         }
     }
@@ -112,7 +113,7 @@ fn global_scope(
         } else if let Some(default) = &pair.value
             && let Ok(expanded) = expand::word(&default.value, buildfile.directives.escape, &scope)
         {
-            used.extend(expanded.used.into_iter().chain(expanded.unset));
+            used.extend(expanded.used.into_iter().chain(expanded.undefined).chain(expanded.unset));
             scope.set(name, &expanded.value);
         }
     }

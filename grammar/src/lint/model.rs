@@ -153,6 +153,12 @@ impl Step<'_> {
         }
     }
 
+    /// The same with the caret under `part`. The spans of a trigger point into its own text, so its site stays FROM.
+    pub(super) fn site_at<'s>(&'s self, file: &File<'_>, part: Span) -> Site<'s> {
+        let site = self.site(file);
+        if self.trigger_of.is_some() { site } else { site.narrowed(part) }
+    }
+
     /// Keyword as written.
     pub(super) fn keyword(&self) -> &str {
         &self.instruction.keyword.value
@@ -160,7 +166,7 @@ impl Step<'_> {
 }
 
 impl<'a> File<'a> {
-    pub(super) fn from_site(&self, stage: &Stage<'a>) -> Site<'a> {
+    pub(super) fn site_of_from(&self, stage: &Stage<'a>) -> Site<'a> {
         Site::of_from(&self.buildfile.text, &stage.ast.from)
     }
 

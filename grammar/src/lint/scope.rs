@@ -3,6 +3,8 @@
 //! Invariants: setting a variable again moves it to the end, as in BuildKit's list; the order decides which of several
 //! equally near names is suggested.
 
+use std::collections::BTreeMap;
+
 use crate::expand::Env;
 use crate::suggest;
 
@@ -12,17 +14,19 @@ const TOO_FAR: usize = 3;
 /// Variables by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Scope {
-    entries: Vec<(String, String)>,
+    /// Value and when it was set.
+    entries: BTreeMap<String, (usize, String)>,
+    next: usize,
 }
 
 impl Scope {
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.entries.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.entries.get(name).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        self.entries.retain(|(known, _)| known != name);
-        self.entries.push((name.to_owned(), value.to_owned()));
+        self.entries.insert(name.to_owned(), (self.next, value.to_owned()));
+        self.next += 1;
     }
 
     pub(super) fn set_pair(&mut self, pair: &str) {
@@ -30,8 +34,12 @@ impl Scope {
         self.set(name, value);
     }
 
+    /// Names in the order in which they were set.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(name, _)| name.as_str())
+        let mut entries: Vec<(usize, &str)> =
+            self.entries.iter().map(|(name, (at, _))| (*at, name.as_str())).collect();
+        entries.sort_unstable();
+        entries.into_iter().map(|(_, name)| name)
     }
 }
 

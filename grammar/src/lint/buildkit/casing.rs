@@ -8,8 +8,8 @@ use crate::ast::From;
 
 pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
     for stage in &file.stages {
-        stage_name(&stage.ast.from, file.from_site(stage), report);
-        as_keyword(&stage.ast.from, file.from_site(stage), report);
+        stage_name(&stage.ast.from, file.site_of_from(stage), report);
+        as_keyword(&stage.ast.from, file.site_of_from(stage), report);
     }
     instructions(file, report);
 }

@@ -29,7 +29,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
                 let message =
                     format!("Attempting to {verb} file \"{path}\" that is excluded by .dockerignore");
                 let hint = "take the pattern out of .dockerignore, or the file out of this instruction";
-                report.add("CopyIgnoredFile", step.site(file).narrowed(word.span), message, hint);
+                report.add("CopyIgnoredFile", step.site_at(file, word.span), message, hint);
             }
         }
     }

@@ -17,7 +17,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
     for stage in &file.stages {
         if let Some(name) = &stage.ast.from.name {
             let name = name.value.to_lowercase();
-            describe("FROM", &[&name], &stage.ast.from.comments, file.from_site(stage), report);
+            describe("FROM", &[&name], &stage.ast.from.comments, file.site_of_from(stage), report);
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
                 message.push_str(&format!(" (did you mean {near}?)"));
             }
             let hint = format!("declare `ARG {name}` before the first FROM");
-            report.add("UndefinedArgInFrom", file.from_site(stage), message, &hint);
+            report.add("UndefinedArgInFrom", file.site_of_from(stage), message, &hint);
         }
     }
     defaults(file, report);
@@ -36,7 +36,12 @@ fn defaults(file: &File<'_>, report: &mut Report<'_>) {
                 format!("Default value for ARG {} results in empty or invalid base image name", word.value);
             let hint =
                 "give the ARG a default that makes a valid name, so that the file builds without arguments";
-            report.add("InvalidDefaultArgInFrom", file.from_site(stage).narrowed(word.span), message, hint);
+            report.add(
+                "InvalidDefaultArgInFrom",
+                file.site_of_from(stage).narrowed(word.span),
+                message,
+                hint,
+            );
         }
     }
 }

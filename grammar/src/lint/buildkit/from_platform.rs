@@ -12,7 +12,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
     let host = Platform::of_fact(file.facts.build_platform.as_deref());
     for stage in &file.stages {
         let (Some(word), Some(written)) = (&stage.platform, &stage.ast.from.platform) else { continue };
-        let site = file.from_site(stage).narrowed(written.span);
+        let site = file.site_of_from(stage).narrowed(written.span);
         let only_target = word.used == [TARGET] && word.undefined.is_empty();
         if only_target && file.globals.value(TARGET) == Some(&word.value) {
             let message = format!(

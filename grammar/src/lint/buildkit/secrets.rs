@@ -37,7 +37,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
             let message =
                 format!("Do not use ARG or ENV instructions for sensitive data ({instruction} \"{name}\")");
             let hint = "pass it to the step that needs it: `RUN --mount=type=secret,id=NAME`";
-            report.add("SecretsUsedInArgOrEnv", step.site(file).narrowed(span), message, hint);
+            report.add("SecretsUsedInArgOrEnv", step.site_at(file, span), message, hint);
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
     for stage in &file.stages {
         let Some(word) = &stage.ast.from.name else { continue };
         let name = word.value.to_lowercase();
-        let site = file.from_site(stage).narrowed(word.span);
+        let site = file.site_of_from(stage).narrowed(word.span);
         if matches!(name.as_str(), "context" | "scratch") {
             let message = format!("Stage name should not use the same name as reserved stage \"{name}\"");
             report.add("ReservedStageName", site, message, "give the stage another name");

@@ -17,7 +17,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
             let hint = format!(
                 "declare it above: `ARG {name}`, or `ENV {name}=...`; the shell's own variables are not known here"
             );
-            report.add("UndefinedVar", step.site(file).narrowed(variable.span), message, &hint);
+            report.add("UndefinedVar", step.site_at(file, variable.span), message, &hint);
         }
     }
 }

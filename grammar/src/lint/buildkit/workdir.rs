@@ -15,7 +15,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
                 format!("Relative workdir {path:?} can have unexpected results if the base image changes");
             let hint =
                 format!("write the whole path, for instance `WORKDIR /{}`", path.trim_start_matches("./"));
-            report.add("WorkdirRelativePath", step.site(file).narrowed(word.span), message, &hint);
+            report.add("WorkdirRelativePath", step.site_at(file, word.span), message, &hint);
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
         let Some(reference) = Reference::parse(name).filter(|reference| reference.digest.is_none()) else {
             continue;
         };
-        let site = file.from_site(stage).narrowed(stage.ast.from.base.span);
+        let site = file.site_of_from(stage).narrowed(stage.ast.from.base.span);
         match reference.tag {
             None => {
                 let message = format!("base image `{name}` has no tag, so it means `latest`");

@@ -74,7 +74,7 @@ fn archive(
         let name = source.rsplit('/').next().unwrap_or(source);
         if later.iter().any(|call| unpacks(call, name)) {
             let message = format!("`{source}` is copied, then unpacked: it is in the image twice");
-            report.add("DL3010", step.site(file).narrowed(word.span), message, "let `ADD` unpack it");
+            report.add("DL3010", step.site_at(file, word.span), message, "let `ADD` unpack it");
         }
     }
 }
@@ -98,7 +98,7 @@ fn plain_add(file: &File<'_>, step: &Step<'_>, copy: &Copy, sources: &[String], 
 
 fn source_stage(file: &File<'_>, stage: &Stage<'_>, step: &Step<'_>, copy: &Copy, report: &mut Report<'_>) {
     let Some(from) = copy.from.as_ref().filter(|from| !from.value.is_empty()) else { return };
-    let site = step.site(file).narrowed(from.span);
+    let site = step.site_at(file, from.span);
     match file.find(&from.value) {
         Some(index) if index == stage.index => {
             report.add("DL3023", site, "a stage cannot copy from itself", "name an earlier stage");

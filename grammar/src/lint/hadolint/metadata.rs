@@ -12,7 +12,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
         match &step.instruction.kind {
             Kind::Workdir(word) if is_relative(step.values.first()) => {
                 let message = format!("WORKDIR `{}` is relative", word.value);
-                report.add("DL3000", step.site(file).narrowed(word.span), message, "write the whole path");
+                report.add("DL3000", step.site_at(file, word.span), message, "write the whole path");
             }
             Kind::Expose(_) => ports(file, step, report),
             Kind::Env(pairs) => siblings(file, step, pairs, report),
@@ -50,7 +50,7 @@ fn siblings(file: &File<'_>, step: &Step<'_>, pairs: &[KeyValue], report: &mut R
         for name in names.filter(|name| **name != pair.key.value) {
             if pairs.iter().any(|other| other.key.value == *name) {
                 let message = format!("`${name}` is set by this same ENV, and has its old value here");
-                let site = step.site(file).narrowed(pair.value.span);
+                let site = step.site_at(file, pair.value.span);
                 report.add("DL3044", site, message, "use two ENV instructions, one after the other");
             }
         }

@@ -11,7 +11,7 @@ pub(super) fn check(file: &File<'_>, run: &Ran<'_, '_>, report: &mut Report<'_>)
     let Some(body) = whole_heredoc(run.run) else { return };
     let interpreter = body.strip_prefix("#!").and_then(|rest| rest.lines().next()).unwrap_or("");
     let mut options = run.step.before.shell.iter().map(String::as_str).chain(interpreter.split_whitespace());
-    let stops = options.any(|word| is_errexit(word)) || run.calls.iter().any(sets_errexit);
+    let stops = options.any(is_errexit) || run.calls.iter().any(sets_errexit);
     // One command, or commands chained with `&&` on the last line, need nothing.
     let lines = body.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     if stops || run.calls.len() < 2 || lines.count() < 2 {

@@ -15,7 +15,7 @@ pub(super) fn check(file: &File<'_>, report: &mut Report<'_>) {
             let hint = format!("pin it: `{name}@sha256:...`");
             report.add(
                 "MutableBase",
-                file.from_site(stage).narrowed(stage.ast.from.base.span),
+                file.site_of_from(stage).narrowed(stage.ast.from.base.span),
                 message,
                 &hint,
             );

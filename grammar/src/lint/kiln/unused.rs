@@ -88,7 +88,7 @@ fn stages(file: &File<'_>, report: &mut Report<'_>) {
             let hint = "remove it, or give it a name with AS and use that";
             report.add(
                 "UnusedStage",
-                file.from_site(stage),
+                file.site_of_from(stage),
                 "nothing uses this stage, and it has no name",
                 hint,
             );
