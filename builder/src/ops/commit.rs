@@ -50,7 +50,12 @@ pub(super) fn commit(
     let database = executor.store.database();
     if let Some(earlier) = database.snapshot_of_result(&identity)? {
         if snapshots.exists(&earlier) {
-            return Ok(with(earlier));
+            let created = database.snapshot_created(&earlier)?;
+            let result = with(earlier);
+            return Ok(match created {
+                Some(created) => result.made_at(created),
+                None => result,
+            });
         }
         database.forget_result(&identity)?;
     }

@@ -63,6 +63,14 @@ impl StepResult {
         Self { state, trail }
     }
 
+    /// The same result, made at that time: a step that gives what it gave before is as old as what it gave.
+    pub fn made_at(mut self, created: i64) -> Self {
+        if let Some(last) = self.trail.last_mut() {
+            last.created = created;
+        }
+        self
+    }
+
     /// The same result reached from another base of equal content, which other steps may have led to.
     pub fn on(mut self, base: &StepResult) -> Self {
         let own = self.trail.last().copied();
@@ -137,6 +145,15 @@ impl Database {
             c.prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![id.0, content.to_string(), size_bytes as i64, now()])
                 .map(drop)
+        })
+    }
+
+    /// When a snapshot was made.
+    pub fn snapshot_created(&self, id: &SnapshotId) -> Result<Option<i64>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached("SELECT created FROM snapshots WHERE id = ?1")?
+                .query_row([&id.0], |row| row.get(0))
+                .optional()
         })
     }
 

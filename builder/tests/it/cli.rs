@@ -110,7 +110,11 @@ fn check_finds_mistakes_without_building() {
         // Findings are what was asked for, so they are data.
         let ended = project.run(arguments);
         assert_eq!(ended.code, Some(1));
-        assert!(ended.stdout.contains("COPPY") && ended.stdout.contains("context/Buildfile:2:1"), "{}", ended.stdout);
+        assert!(
+            ended.stdout.contains("COPPY") && ended.stdout.contains("context/Buildfile:2:1"),
+            "{}",
+            ended.stdout
+        );
     }
     assert!(!project.store().exists());
 }
