@@ -135,7 +135,9 @@ impl Lowering<'_, '_> {
         // the last source only; the Dockerfile reference forbids it.
         let literal =
             sources.iter().filter(|(_, source)| !has_wildcard(source)).count() + copy.heredocs.len();
-        let directory = destination.ends_with('/') || destination.ends_with("/.") || destination == ".";
+        // A backslash at the end is how files for Windows write a directory.
+        let directory =
+            destination.ends_with(['/', '\\']) || destination.ends_with("/.") || destination == ".";
         if literal > 1 && !directory {
             let message = format!(
                 "When using {} with more than one source file, the destination must be a directory and end with a /",
