@@ -175,13 +175,7 @@ impl Matcher {
 impl Pattern {
     /// Whether the pattern matches `path` or a directory above it.
     fn applies(&self, path: &[u8]) -> bool {
-        if self.program.matches(path) {
-            return true;
-        }
-        path.iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'/')
-            .any(|(end, _)| path.get(..end).is_some_and(|parent| self.program.matches(parent)))
+        self.program.matches_with_parents(path)
     }
 }
 

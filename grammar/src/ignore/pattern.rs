@@ -71,6 +71,26 @@ impl Program {
         }
     }
 
+    /// Whether `path` or a directory above it matches. One pass over the path, so that a deep path costs no more than a
+    /// long name.
+    pub(super) fn matches_with_parents(&self, path: &[u8]) -> bool {
+        let Shape::General = self.shape else {
+            let mut ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+            return self.matches(path)
+                || ends.any(|end| path.get(..end).is_some_and(|parent| self.matches(parent)));
+        };
+        // What a parent begins with, the path begins with.
+        if !path.starts_with(self.head.as_bytes()) {
+            return false;
+        }
+        let mut found = false;
+        let last = self.read(path, |state| {
+            found |= state.last() == Some(&true);
+            !found
+        });
+        found || last.is_some_and(|state| state.last() == Some(&true))
+    }
+
     /// Whether some path below the directory `dir` could match, or one of the directories on the way did.
     pub(super) fn may_match_below(&self, dir: &[u8]) -> bool {
         if let Shape::Suffix(_) = self.shape {
@@ -93,11 +113,19 @@ impl Program {
     /// The set of tokens before which matching could stand after reading `path`; its last element means
     /// that all of the pattern was matched. `None` as soon as the set is empty.
     fn run(&self, path: &[u8]) -> Option<Vec<bool>> {
+        self.read(path, |_| true)
+    }
+
+    /// Like [`Self::run`]; asks `at_directory` before each `/` whether to go on.
+    fn read(&self, path: &[u8], mut at_directory: impl FnMut(&[bool]) -> bool) -> Option<Vec<bool>> {
         let mut now = vec![false; self.tokens.len() + 1];
         let mut next = now.clone();
         self.enter(&mut now, 0);
         let mut rest = path;
         while let Some((unit, after)) = first_unit(rest) {
+            if unit == Unit::Char('/') && !at_directory(&now) {
+                return Some(now);
+            }
             rest = after;
             next.fill(false);
             let mut alive = false;
@@ -174,7 +202,10 @@ fn compile(text: &str) -> Result<(Vec<Token>, Shape), BadPattern> {
                         _ => Shape::General,
                     };
                 } else {
-                    tokens.push(Token::Directories);
+                    // Several in a row are one, and one is quicker.
+                    if !matches!(tokens.last(), Some(Token::Directories)) {
+                        tokens.push(Token::Directories);
+                    }
                     shape = Shape::General;
                 }
                 if first {
