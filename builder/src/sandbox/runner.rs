@@ -147,14 +147,19 @@ impl Sandboxes {
             }
             let (report_ready, ready) =
                 wait(&ours, &pipes, follow.ended.is_none()).map_err(SandboxError::Talk)?;
-            for index in ready.into_iter().rev() {
+            let mut closed = Vec::new();
+            // Standard output first: what came on both at once reads better so.
+            for index in ready {
                 let (stream, pipe) = &mut pipes[index];
                 let count = pipe.read(&mut buffer).map_err(SandboxError::Talk)?;
                 if count == 0 {
-                    pipes.remove(index);
+                    closed.push(index);
                 } else if let Streams::Captured(sink) = &mut streams {
                     sink(*stream, &buffer[..count]);
                 }
+            }
+            for index in closed.into_iter().rev() {
+                pipes.remove(index);
             }
             if report_ready {
                 match message::receive(&ours).map_err(SandboxError::Talk)? {
