@@ -179,8 +179,8 @@ impl Pattern {
     }
 }
 
-/// The shortest equivalent of a path, as Go's `filepath.Clean`.
-pub(crate) fn clean(path: &str) -> String {
+/// The shortest equivalent of a path, as Go's `filepath.Clean`: purely lexical, for patterns and for paths in an image.
+pub fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

@@ -274,17 +274,23 @@ fn agent(id: &str, paths: &[PathBuf]) -> Result<Agent, Failure> {
 
 /// `--source-date-epoch context`: the time of the commit that the context directory stands at.
 fn commit_time(args: &BuildArgs) -> Result<Option<String>, Failure> {
-    let super::args::source::ContextSource::Path(directory) = &args.context else { return Ok(None) };
+    let super::args::source::ContextSource::Path(directory) = &args.context else {
+        return Err(usage(
+            "--source-date-epoch context: only a directory's commit is known; give seconds since 1970",
+        ));
+    };
     let output = std::process::Command::new("git")
         .arg("-C")
         .arg(directory)
-        .args(["log", "-1", "--format=%ct"])
+        // Not `git log`: its settings in the context's own repository may run programs (log.showSignature).
+        .args(["rev-list", "--max-count=1", "--timestamp", "HEAD"])
         .output()
         .map_err(|e| Failure {
             causes: vec![e.to_string()],
             ..usage("cannot run git for the time of the context")
         })?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let line = String::from_utf8_lossy(&output.stdout);
+    let text = line.split_whitespace().next().unwrap_or_default().to_owned();
     if !output.status.success() || text.is_empty() {
         return Err(usage(format!("`{}` has no commit whose time could be taken", directory.display())));
     }

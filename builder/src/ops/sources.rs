@@ -14,6 +14,7 @@ use crate::context::git::{self, GitRef};
 use crate::context::http::{self, FetchOptions, FetchOutcome};
 use crate::context::local::LocalContext;
 use crate::layer::compress;
+use crate::net::redacted;
 use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Vertex, VertexId};
 use crate::snapshot::apply::{self, UnpackOptions};
 use crate::store::Store;
@@ -161,15 +162,19 @@ impl Archives for TarArchives<'_> {
 
 /// Downloads a URL, or finds that what the store has is current. Gives the digest for the key: body, name and time.
 pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) -> Result<Digest, OpError> {
+    // A URL may hold credentials: people see it without them, the database knows its digest only.
+    let shown =
+        reqwest::Url::parse(&spec.url).map_or_else(|_| "(a malformed URL)".to_owned(), |url| redacted(&url));
+    let key = Digest::of(spec.url.as_bytes()).to_string();
     let database = executor.store.database();
     let known =
-        database.download(&spec.url)?.filter(|d| executor.store.blob_size(&d.digest) == Some(d.size_bytes));
+        database.download(&key)?.filter(|d| executor.store.blob_size(&d.digest) == Some(d.size_bytes));
     let incoming = executor.store.incoming_blob()?;
     let mut writer = incoming.writer()?;
     let progress = |done_bytes, total_bytes| {
         executor.events.send(Event::Progress {
             step: id.0 + 1,
-            what: spec.url.clone(),
+            what: shown.clone(),
             done_bytes,
             total_bytes,
         });
@@ -184,7 +189,7 @@ pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) 
     let record = match (http::fetch(executor.net, &spec.url, &options, &mut writer)?, known) {
         (FetchOutcome::NotModified, Some(known)) => known,
         (FetchOutcome::NotModified, None) => {
-            return Err(OpError::Unsupported(format!("`{}` answered without a body", spec.url)));
+            return Err(OpError::Unsupported(format!("`{shown}` answered without a body")));
         }
         (FetchOutcome::Fetched(fetched), _) => {
             executor.store.commit_blob(incoming, writer, Some(&fetched.digest))?;
@@ -195,14 +200,14 @@ pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) 
                 etag: fetched.etag,
                 last_modified: fetched.last_modified,
             };
-            database.set_download(&spec.url, &record)?;
+            database.set_download(&key, &record)?;
             record
         }
     };
     if let Some(expected) = spec.checksum
         && expected != record.digest
     {
-        return Err(OpError::Checksum { url: spec.url.clone(), expected, actual: record.digest });
+        return Err(OpError::Checksum { url: shown, expected, actual: record.digest });
     }
     let modified = record.last_modified.unwrap_or(0);
     let mut hasher = KeyHasher::new("kiln/http/v1");

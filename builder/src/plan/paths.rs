@@ -6,28 +6,7 @@
 //!   (semantics facts 5 and 36).
 
 /// Shortest equivalent path: no `.`, no `//`, `..` resolved where it can be, `.` for nothing.
-pub(super) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(last) if *last != ".." => {
-                    parts.pop();
-                }
-                _ if rooted => {}
-                _ => parts.push(".."),
-            },
-            part => parts.push(part),
-        }
-    }
-    match (rooted, parts.is_empty()) {
-        (true, _) => format!("/{}", parts.join("/")),
-        (false, true) => ".".to_owned(),
-        (false, false) => parts.join("/"),
-    }
-}
+pub(super) use kiln_grammar::ignore::clean;
 
 /// `path` below `parent`, cleaned; an absolute `path` is still put below `parent`.
 pub(super) fn join(parent: &str, path: &str) -> String {

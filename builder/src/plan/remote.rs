@@ -13,6 +13,16 @@ pub(super) enum SourceKind {
     Git,
 }
 
+/// An address as names of steps show it: names are displayed and recorded, so user and password of a URL stay out.
+pub(super) fn without_credentials(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    // A password may hold an `@`, a host may not.
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
 /// Classifies a source after expansion.
 pub(super) fn classify(source: &str) -> SourceKind {
     if source.starts_with("./") || source.starts_with("../") || source.starts_with("github.com/") {
@@ -57,6 +67,18 @@ fn is_scp_style(source: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        for (address, shown) in [
+            ("https://user:p@ss@h:1/x@y?q#z", "https://h:1/x@y?q#z"),
+            ("https://token@h", "https://h"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("git@h:a/b", "git@h:a/b"),
+        ] {
+            assert_eq!(without_credentials(address), shown);
+        }
+    }
 
     #[test]
     fn sources_are_told_apart() {

@@ -18,6 +18,7 @@ use super::super::graph::{
     ContextKind, CopySource, CopySpec, GitSpec, HttpSpec, ImageRequest, ImageSpec, LocalSpec, Op, Origin,
     ResolvedImage, Unpack, Vertex, VertexId,
 };
+use super::super::remote::without_credentials;
 use super::super::site::Site;
 use super::super::sources::{Meaning, layout_name};
 use super::super::stages::{Base, Source, StageEntry};
@@ -132,7 +133,7 @@ pub(super) fn remote(
     platform: &Platform,
     site: &Site<'_>,
 ) -> VertexId {
-    let name = format!("[internal] fetch {address}");
+    let name = format!("[internal] fetch {}", without_credentials(address));
     session.graph.add(source_vertex(op, Vec::new(), name, platform, Some(site.origin())))
 }
 
@@ -183,12 +184,12 @@ fn context_files(
                 keep_git_dir: keep_git_dir.map(|value| is_true(value)),
                 checksum: None,
             };
-            let name = format!("{label} load git source {reference}");
+            let name = format!("{label} load git source {}", without_credentials(reference));
             Ok(session.graph.add(source_vertex(Op::Git(spec), Vec::new(), name, platform, None)))
         }
         ContextKind::Http(url) => {
             let spec = HttpSpec { url: url.clone(), checksum: None };
-            let name = format!("{label} load remote context {url}");
+            let name = format!("{label} load remote context {}", without_credentials(url));
             let download = session.graph.add(source_vertex(Op::Http(spec), Vec::new(), name, platform, None));
             let spec = whole(CopySource::Download { input: 1 }, Unpack::Always);
             Ok(copied(session, spec, download, format!("{label} unpack remote context"), platform, site))
