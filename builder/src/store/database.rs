@@ -2,6 +2,7 @@
 //!
 //! Invariants: every statement is in [`super::records`]; the schema has a version and is only ever added to.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -98,12 +99,19 @@ pub struct Database {
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let fail = |source| StoreError::Database { path: path.to_owned(), source };
-        let connection = Connection::open(path).map_err(fail)?;
-        connection.busy_timeout(Duration::from_secs(60)).map_err(fail)?;
-        connection
-            .execute_batch("PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF; PRAGMA temp_store=MEMORY;")
-            .map_err(fail)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
+        // Switching to WAL does not wait for others, whatever the busy timeout says, so only one process may make the
+        // database, and nobody looks at it meanwhile.
+        let lock_path = path.with_extension("lock");
+        let lock = File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
+        lock.lock_shared().map_err(StoreError::io("lock", &lock_path))?;
+        let (mut connection, mut version) = connect(path).map_err(fail)?;
+        if version < SCHEMA {
+            drop(connection);
+            lock.unlock().map_err(StoreError::io("unlock", &lock_path))?;
+            lock.lock().map_err(StoreError::io("lock", &lock_path))?;
+            // Somebody else may have made it while this process waited.
+            (connection, version) = connect(path).map_err(fail)?;
+        }
         if version > SCHEMA {
             return Err(StoreError::Newer { found: version, known: SCHEMA });
         }
@@ -124,5 +132,37 @@ impl Database {
     ) -> Result<T, StoreError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
+    }
+}
+
+/// Opens the file and reads the version of its schema.
+fn connect(path: &Path) -> Result<(Connection, i64), rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(60))?;
+    connection
+        .execute_batch("PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF; PRAGMA temp_store=MEMORY;")?;
+    let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok((connection, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::Store;
+
+    #[test]
+    fn many_may_open_a_new_store_at_once() {
+        for _ in 0..100 {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("s");
+            let start = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        Store::open(&root).unwrap().database().images().unwrap();
+                    });
+                }
+            });
+        }
     }
 }

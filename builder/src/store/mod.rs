@@ -8,7 +8,7 @@
 //!   stubs/ID                                 empty mount points, the lowest lower of every RUN
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
-//!   kiln.db                                  SQLite, WAL
+//!   kiln.db, kiln.lock                       SQLite, WAL; held while the database is made
 //! ```
 //!
 //! Invariants:
