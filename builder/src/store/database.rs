@@ -11,8 +11,11 @@ use rusqlite::Connection;
 
 use super::StoreError;
 
-/// Version of the schema below.
-const SCHEMA: i64 = 1;
+/// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
+const MIGRATIONS: [&str; 1] = [TABLES];
+
+/// Version of the schema that this program knows.
+const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS snapshots (
@@ -117,8 +120,9 @@ impl Database {
         }
         if version < SCHEMA {
             connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).map_err(fail)?;
+            let missing = MIGRATIONS[usize::try_from(version).unwrap_or(0)..].concat();
             connection
-                .execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;"))
+                .execute_batch(&format!("BEGIN IMMEDIATE; {missing} PRAGMA user_version={SCHEMA}; COMMIT;"))
                 .map_err(fail)?;
         }
         connection.set_prepared_statement_cache_capacity(64);
