@@ -118,6 +118,7 @@ fn overlay_works(root: &Path) -> String {
         let path = |name: &str| dir.path().join(name).display().to_string();
         let (lower, upper, work) = (path("lower"), path("upper"), path("work"));
         let overlay = crate::sys::mount::Overlay {
+            context: None,
             lowers: vec![lower.as_str()],
             upper: Some((upper.as_str(), work.as_str())),
         };

@@ -10,6 +10,7 @@
 //! - everything mounted lives in the child's mount namespace and dies with it;
 //! - when kiln goes away for whatever reason, the zygote sees its socket close, kills every command and ends.
 
+pub mod cgroup;
 mod child;
 mod mounts;
 pub mod net;

@@ -162,6 +162,13 @@ pub fn enter_mount_namespace() -> io::Result<()> {
     Ok(())
 }
 
+/// Moves this process into a cgroup namespace that begins at the group it is in.
+pub fn enter_cgroup_namespace() -> io::Result<()> {
+    #[allow(deprecated)]
+    rustix::thread::unshare(UnshareFlags::NEWCGROUP)?;
+    Ok(())
+}
+
 /// A shell that waits for a line on its standard input and then runs newuidmap and newgidmap.
 struct MapHelper(std::process::Child);
 
