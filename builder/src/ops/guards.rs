@@ -170,7 +170,8 @@ mod tests {
         let limits = Limits { memory_bytes: Some(64 << 20), pids: Some(9), ..Limits::default() };
         let oom = Hits { oom_kills: 2, refused_forks: 0 };
         let forks = Hits { oom_kills: 0, refused_forks: 4 };
-        let said = |ended: &Ended, limits: &Limits| verdict(&spec, limits, ended, |_| ()).unwrap_err().to_string();
+        let said =
+            |ended: &Ended, limits: &Limits| verdict(&spec, limits, ended, |_| ()).unwrap_err().to_string();
         let mut warning = String::new();
         assert!(verdict(&spec, &limits, &ended(Some(0), None, oom), |text| warning = text).is_ok());
         assert!(warning.contains("ran out of memory"), "{warning}");
