@@ -9,6 +9,7 @@ mod privileges;
 mod run;
 mod session;
 mod store;
+mod surroundings;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

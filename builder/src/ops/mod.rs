@@ -10,9 +10,10 @@ mod local;
 mod run;
 mod sources;
 mod stubs;
+pub mod trust;
 
 pub use error::OpError;
 pub use image::LayerFetcher;
-pub use local::{Agent, LocalExecutor, RunDefaults, SecretSource};
+pub use local::{LocalExecutor, RunDefaults, SecretSource};
 pub use run::interactive;
 pub use sources::Fetched;

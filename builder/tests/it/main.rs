@@ -14,6 +14,7 @@ mod server;
 
 mod add;
 mod args;
+mod authorities;
 mod cache;
 mod cli;
 mod copy;
@@ -24,6 +25,7 @@ mod heredoc;
 mod leftovers;
 mod limits;
 mod mounts;
+mod network;
 mod oci_schema;
 mod outputs;
 mod platforms;

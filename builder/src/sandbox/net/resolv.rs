@@ -174,6 +174,9 @@ impl HostDns {
         if !on_host {
             conf.nameservers.retain(Nameserver::is_usable_elsewhere);
         }
+        // Whichever server is asked, kiln asks the host's; but the sandbox must be able to send the question.
+        let reachable = |ip: &IpAddr| mode != NetworkMode::Private { ipv6: false } || ip.is_ipv4();
+        conf.nameservers.retain(|server| reachable(&server.ip));
         if conf.nameservers.is_empty() {
             conf.nameservers = plain(&DEFAULT_SERVERS);
         }
@@ -214,6 +217,13 @@ impl ResolvConf {
             }
         }
         conf
+    }
+
+    /// The same with one nameserver in place of all.
+    #[must_use]
+    pub fn with_server(mut self, ip: IpAddr) -> Self {
+        self.nameservers = plain(&[ip]);
+        self
     }
 
     /// The file's text, in the order that docker writes.
