@@ -195,8 +195,10 @@ impl Prepared {
     fn trust(&mut self, executor: &LocalExecutor<'_>, base: &FsState) -> Result<(), OpError> {
         let Some(bundle) = &executor.defaults.authorities else { return Ok(()) };
         self.trusted = Some(trust::lower(executor, base, bundle)?);
-        self.stubs.push((trust::PLACE.to_owned(), false));
-        self.mounts.push(bundle.mount());
+        for mount in bundle.mounts() {
+            self.stubs.push((mount.target.clone(), false));
+            self.mounts.push(mount);
+        }
         self.env.extend(trust::environment());
         Ok(())
     }
@@ -606,7 +608,7 @@ fn limits(values: &[String]) -> Result<Vec<(u32, u64, u64)>, OpError> {
 }
 
 /// Takes mount points that had to be made in the upper directory out again, unless the command put something there.
-pub(super) fn remove_mount_points(upper: &RootDir, made: &[String]) {
+fn remove_mount_points(upper: &RootDir, made: &[String]) {
     for path in made.iter().rev() {
         // The command may have moved a parent directory and left a symlink in its place. Nothing behind one is a
         // mount point any more, and kiln has rights on the host that the command has not.

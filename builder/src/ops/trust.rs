@@ -5,8 +5,9 @@
 //! | place | how | for |
 //! |---|---|---|
 //! | [`PLACE`] | a file mounted there | the variables below |
-//! | the bundles that the image has ([`BUNDLES`], symlinks followed), or one where it has none | a layer above the image's | what reads a fixed path: apt, wget, Go |
+//! | the bundles that the image has ([`BUNDLES`], symlinks followed); where it has none but a directory for it, one there | a layer above the image's | what reads a fixed path: apt, wget, Go |
 //! | [`VARIABLES`], unless the Buildfile sets one | environment | OpenSSL, curl, Python, Node, git, cargo |
+//! | [`APT_PLACE`], named by `APT_CONFIG` | a file mounted there | apt where the image has no bundle yet |
 //!
 //! Invariants:
 //! - the bundle is in no key: neither its content nor whether there is one;
@@ -38,6 +39,9 @@ use super::local::LocalExecutor;
 
 /// Where the bundle always is during RUN.
 pub const PLACE: &str = "/run/kiln/ca-bundle.pem";
+
+/// Settings of apt, which has no variable for a bundle.
+const APT_PLACE: &str = "/run/kiln/apt.conf";
 
 /// Where systems keep their bundle: Debian and Alpine, Fedora, openSUSE, Fedora's real file, Alpine and BSD.
 pub const BUNDLES: [&str; 5] = [
@@ -116,16 +120,20 @@ impl Bundle {
         Ok(Self { bytes, digest })
     }
 
-    /// The mount at [`PLACE`].
-    pub(super) fn mount(&self) -> SandboxMount {
-        let source = SandboxSource::File { content: self.bytes.clone(), mode: 0o444, uid: 0, gid: 0 };
-        SandboxMount { target: PLACE.to_owned(), source, read_only: true }
+    /// The files that are mounted.
+    pub(super) fn mounts(&self) -> [SandboxMount; 2] {
+        let apt = format!("Acquire::https::CAInfo \"{PLACE}\";\n");
+        [(PLACE, self.bytes.clone()), (APT_PLACE, apt.into_bytes())].map(|(target, content)| {
+            let source = SandboxSource::File { content, mode: 0o444, uid: 0, gid: 0 };
+            SandboxMount { target: target.to_owned(), source, read_only: true }
+        })
     }
 }
 
-/// `VARIABLE=PLACE` for every variable.
+/// The variables, as `NAME=VALUE`.
 pub(super) fn environment() -> impl Iterator<Item = String> {
-    VARIABLES.iter().map(|name| format!("{name}={PLACE}"))
+    let bundle = VARIABLES.iter().map(|name| format!("{name}={PLACE}"));
+    bundle.chain([format!("APT_CONFIG={APT_PLACE}")])
 }
 
 /// The layer with the bundle, for one base.
@@ -135,8 +143,6 @@ pub(super) struct Trusted {
     pub(super) lower: String,
     /// The files in it, without leading slash.
     files: Vec<String>,
-    /// Directories in it that the base lacks, parents first.
-    made: Vec<String>,
 }
 
 /// How a directory of the layer shall look.
@@ -162,11 +168,6 @@ impl Look {
         let mtime = (stat.st_mtime, u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
         Ok(Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs })
     }
-
-    /// A directory that the base lacks, in one that looks like this.
-    fn below(&self) -> Self {
-        Self { mode: 0o755, uid: 0, gid: 0, mtime: self.mtime, xattrs: BTreeMap::new() }
-    }
 }
 
 /// Makes the layer, or finds it.
@@ -177,7 +178,7 @@ pub(super) fn lower(
 ) -> Result<Trusted, OpError> {
     let view = executor.snapshots.view(&base.layers)?;
     let files = files(&view);
-    let (mut looks, mut made) = (BTreeMap::new(), Vec::new());
+    let mut looks = BTreeMap::new();
     let root = view.stat(b"/", Last::Keep)?.ok_or(OpError::Cancelled)?;
     let root = Look::of(&view, &root).map_err(OpError::io("read the base's root directory"))?;
     looks.insert(String::new(), root);
@@ -185,19 +186,13 @@ pub(super) fn lower(
         let mut path = String::new();
         let parts: Vec<&str> = file.split('/').collect();
         for part in parts.iter().take(parts.len().saturating_sub(1)) {
-            let parent = looks.get(&path).cloned();
             path = if path.is_empty() { (*part).to_owned() } else { format!("{path}/{part}") };
             if looks.contains_key(&path) {
                 continue;
             }
-            let look = match view.stat(path.as_bytes(), Last::Keep)? {
-                Some(stat) => Look::of(&view.subdir(path.as_bytes())?, &stat)
-                    .map_err(OpError::io(format!("read the base's directory `/{path}`")))?,
-                None => {
-                    made.push(path.clone());
-                    parent.ok_or(OpError::Cancelled)?.below()
-                }
-            };
+            let stat = view.stat(path.as_bytes(), Last::Keep)?.ok_or(OpError::Cancelled)?;
+            let look = Look::of(&view.subdir(path.as_bytes())?, &stat)
+                .map_err(OpError::io(format!("read the base's directory `/{path}`")))?;
             looks.insert(path.clone(), look);
         }
     }
@@ -214,7 +209,7 @@ pub(super) fn lower(
             })
             .map_err(OpError::io("make the layer with the authorities of --ca-bundle"))?;
     }
-    Ok(Trusted { lower: name, files, made })
+    Ok(Trusted { lower: name, files })
 }
 
 /// The bundles that a base has, with symlinks resolved; where there is none, the place for one.
@@ -231,22 +226,13 @@ fn files(view: &RootDir) -> Vec<String> {
     if !present.is_empty() {
         return present.into_iter().collect();
     }
-    // Debian's and Fedora's directories are made by packages that do not bring the bundle; the others' mean nothing.
+    // Debian's and Fedora's directories come with packages that do not bring the bundle; the others' mean nothing.
     let empty = |path: &str| found(path).map(|(real, _)| real);
     if let Some(path) = empty(BUNDLES[0]).or_else(|| empty(BUNDLES[1])) {
         return vec![path];
     }
-    // Only where nothing but directories is in the way.
-    let mut path = String::new();
-    for part in BUNDLES[0].split('/').filter(|part| !part.is_empty()) {
-        path.push('/');
-        path.push_str(part);
-        match view.stat(path.as_bytes(), Last::Keep) {
-            Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode).is_dir() => {}
-            Ok(None) => return vec![BUNDLES[0].trim_start_matches('/').to_owned()],
-            _ => break,
-        }
-    }
+    // In a directory that is missing, none: a command that makes the directory itself would find it there, change
+    // nothing, and leave an image without it.
     Vec::new()
 }
 
@@ -316,7 +302,6 @@ pub(super) fn restore(
         restore_file(upper, view, path, bundle)
             .map_err(OpError::io(format!("put the image's own `/{path}` back")))?;
     }
-    super::run::remove_mount_points(upper, &trusted.made);
     Ok(())
 }
 

@@ -154,32 +154,6 @@ fn names_are_asked_of_the_given_server() {
 }
 
 #[test]
-fn datagrams_are_refused_at_once() {
-    let Some(project) = Project::with_base() else { return };
-    // 192.0.2.0/24 is for documentation: nobody answers. A client that hears of no refusal waits until it is killed.
-    let text = "FROM base\nRUN tftp -g -r x -l /dev/null 192.0.2.9 69 > /said 2>&1; true\n";
-    let built = build_by(&project.buildfile(text), "nftables", &[]);
-    if built.log().contains("applet not found") {
-        return skipped("busybox has no tftp");
-    }
-    let said = built.image().text("said");
-    if said.contains("not found") {
-        return skipped("busybox has no tftp");
-    }
-    assert!(said.contains("refused"), "{said}");
-}
-
-#[test]
-fn networks_do_not_meet() {
-    let Some(project) = Project::with_base() else { return };
-    let text = "FROM base\nRUN (nc -l -p 4567 > /heard &) ; sleep 1; echo hello | nc -w 1 127.0.0.1 4567; sleep 1; cat /heard > /copy\n";
-    let project = project.buildfile(text);
-    for mechanism in mechanisms(&project) {
-        assert_eq!(build_by(&project, mechanism, &[]).image().text("copy"), "hello\n", "{mechanism}");
-    }
-}
-
-#[test]
 fn nothing_of_a_program_stays_after_its_command() {
     let Some(project) = Project::with_base() else { return };
     let project = project.buildfile("FROM base\nRUN true\nRUN false\n");
