@@ -186,8 +186,7 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
         host: Platform::host(),
         fetched: Fetched::default(),
     };
-    let options =
-        Options { jobs: request.jobs, events: request.events.clone(), cancel: request.cancel.clone() };
+    let options = Options::new(request.jobs, request.events.clone(), request.cancel.clone());
     let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
     roots.dedup();
     let solved = solve::solve(&plan.graph, &roots, &executor, &options)
@@ -244,7 +243,7 @@ fn report(
 }
 
 fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
-    let solve::Failure { vertex: id, error, interrupted } = failure;
+    let solve::Failure { vertex: id, error, interrupted, others: _ } = failure;
     if matches!(error, OpError::Cancelled) || interrupted {
         return BuildError::Cancelled;
     }

@@ -32,7 +32,7 @@ use crate::sys::seccomp::Program;
 use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
 use super::image::{self, LayerFetcher};
-use super::{OpError, run, sources};
+use super::{OpError, mounted, run, sources};
 
 /// Where a secret's value is.
 #[derive(Debug, Clone)]
@@ -177,6 +177,7 @@ impl Executor for LocalExecutor<'_> {
                 }
                 Ok(any.then(|| hasher.finish()))
             }
+            Op::Run(spec) => run::secrets_in_key(self, spec),
             _ => Ok(None),
         }
     }
@@ -191,6 +192,10 @@ impl Executor for LocalExecutor<'_> {
         Ok(None)
     }
 
+    fn claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Send>>, OpError> {
+        Ok(self.store.claim_step(key)?.map(|claim| Box::new(claim) as Box<dyn Send>))
+    }
+
     fn save(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) -> Result<(), OpError> {
         Ok(self.store.database().add_step(keys, result, name, took_ms)?)
     }
@@ -201,10 +206,14 @@ impl Executor for LocalExecutor<'_> {
             digests.push(match (input, &graph.vertex(id).op) {
                 // Content of contexts is in the key already, see `outside`.
                 (VertexResult::Local, _) => KeyHasher::new("kiln/local/v1").finish(),
-                (VertexResult::File(file), _) => file.digest,
+                (VertexResult::File(file), _) => sources::digest_of_download(file),
                 // COPY --from reads the selected files only, so only they count.
                 (VertexResult::Fs(step), Op::Copy(spec)) if index > 0 => {
                     sources::selection_of_state(self, &step.state, spec, index)?
+                }
+                // Likewise a bind mount: what it shows of another stage.
+                (VertexResult::Fs(step), Op::Run(spec)) if index > 0 => {
+                    mounted::of_state(self, &step.state, spec, index)?
                 }
                 (VertexResult::Fs(step), _) => step.state.identity,
             });

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use rustix::fs::{AtFlags, FileType, unlinkat};
 
+use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
 use crate::plan::graph::{
@@ -190,7 +191,7 @@ fn prepare_mount(
         MountSource::Tmpfs { size_bytes } => {
             prepared.add(mount, SandboxSource::Tmpfs { size_bytes: *size_bytes }, true);
         }
-        MountSource::Secret { id, env, required, mode, uid, gid } => {
+        MountSource::Secret { id, env, required, mode, uid, gid, cache_key: _ } => {
             let Some(value) = read_secret(executor, id)? else {
                 return if *required { Err(OpError::MissingSecret { id: id.clone() }) } else { Ok(()) };
             };
@@ -234,6 +235,23 @@ fn read_secret(executor: &LocalExecutor<'_>, id: &str) -> Result<Option<Vec<u8>>
             Ok(Some(bytes))
         }
     }
+}
+
+/// What the key holds of secrets whose mounts say `cachekey=true`: HMACs, so that who has the key but not the store
+/// learns nothing of a value, not even by guessing.
+pub(super) fn secrets_in_key(executor: &LocalExecutor<'_>, spec: &RunSpec) -> Result<Option<Digest>, OpError> {
+    let mut hasher = KeyHasher::new("kiln/secrets/v1");
+    let mut any = false;
+    for mount in &spec.mounts {
+        let MountSource::Secret { id, cache_key: true, .. } = &mount.source else { continue };
+        any = true;
+        hasher.field(id.as_bytes());
+        match read_secret(executor, id)? {
+            Some(value) => hasher.digest(&executor.store.secret_fingerprint(id, &value)?),
+            None => hasher.field(b""),
+        };
+    }
+    Ok(any.then(|| hasher.finish()))
 }
 
 /// The directories of all cache mounts of a RUN, locked as their sharing says. One id is one directory, also when it

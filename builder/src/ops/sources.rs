@@ -210,11 +210,17 @@ pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) 
         return Err(OpError::Checksum { url: shown, expected, actual: record.digest });
     }
     let modified = record.last_modified.unwrap_or(0);
-    let mut hasher = KeyHasher::new("kiln/http/v1");
-    hasher.digest(&record.digest).field(record.file_name.as_bytes()).number(modified as u64);
     let downloaded = Downloaded { digest: record.digest, file_name: record.file_name, modified };
+    let digest = digest_of_download(&downloaded);
     executor.fetched.downloads.lock().unwrap_or_else(PoisonError::into_inner).insert(id, downloaded);
-    Ok(hasher.finish())
+    Ok(digest)
+}
+
+/// All of a download that a copy of it shows: body, name and time.
+pub(super) fn digest_of_download(file: &Downloaded) -> Digest {
+    let mut hasher = KeyHasher::new("kiln/http/v1");
+    hasher.digest(&file.digest).field(file.file_name.as_bytes()).number(file.modified as u64);
+    hasher.finish()
 }
 
 /// The file that [`http`] brought.

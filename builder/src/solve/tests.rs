@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::base::digest::Digest;
 use crate::image::platform::Platform;
 use crate::plan::graph::{CopySpec, Guards, LocalSpec, MkdirSpec, Unpack};
 use crate::store::records::{FsState, StepResult};
@@ -77,7 +78,7 @@ fn mkdir(path: &str, input: u32) -> Vertex {
 }
 
 fn options() -> Options {
-    Options { jobs: 4, events: EventSink::none(), cancel: CancelToken::new() }
+    Options::new(4, EventSink::none(), CancelToken::new())
 }
 
 fn solve_last(graph: &Graph, fake: &Fake) -> Solved {

@@ -33,5 +33,5 @@ pub use digest::digest_selection;
 pub use error::CopyError;
 pub use execute::{Archives, CopyOptions, ResolvedSource, execute};
 pub use mkdir::mkdir;
-pub use select::{SelectOptions, Selection, select};
+pub use select::{SelectOptions, Selection, select, select_literal};
 pub use tree::SourceTree;
