@@ -132,10 +132,11 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
     let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {
         return Err(BuildError::Cancelled);
     };
-    let ended = interactive(&executor, &result.state, &spec).map_err(|error| match error {
-        crate::ops::OpError::Cancelled => BuildError::Cancelled,
-        other => failed(other),
-    })?;
+    let ended =
+        interactive(&executor, &result.state, &request.platform, &spec).map_err(|error| match error {
+            crate::ops::OpError::Cancelled => BuildError::Cancelled,
+            other => failed(other),
+        })?;
     Ok(match (ended.code, ended.signal) {
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, signal) => 128u8.saturating_add(u8::try_from(signal.unwrap_or(0)).unwrap_or(0)),

@@ -46,7 +46,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let cancel = CancelToken::new();
     let progress = Progress::new(args.progress, Target::Stderr);
     session::watch_signals(cancel.clone(), progress.clone());
-    if privilege == Privilege::Single {
+    if matches!(privilege, Privilege::Single(_)) {
         progress.sink().warn(session::single_id_notice());
     }
     for notice in args.notices() {

@@ -126,7 +126,9 @@ fn hint(error: &OpError) -> Option<String> {
             "`kiln info` tells what this machine offers".to_owned()
         }
         OpError::ForeignPlatform { .. } => {
-            "install qemu-user-static (Debian: apt-get install qemu-user-static binfmt-support)".to_owned()
+            "install qemu-user-static (Debian and Ubuntu: apt-get install qemu-user-static; Fedora: dnf install \
+             qemu-user-static), or build for this machine's platform with `FROM --platform=$BUILDPLATFORM`"
+                .to_owned()
         }
         OpError::Copy(error) => error.hint()?,
         OpError::Registry(error) => error.hint()?,

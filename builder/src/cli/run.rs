@@ -28,7 +28,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     // Pulling may take a while, but the command's own output is what counts here.
     let progress = Progress::new(Mode::None, Target::Stderr);
     session::watch_signals(cancel.clone(), progress.clone());
-    if privilege == Privilege::Single {
+    if matches!(privilege, Privilege::Single(_)) {
         crate::ui::print::talk(format!("warning: {}", session::single_id_notice()));
     }
     let net = Net::default();

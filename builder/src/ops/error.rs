@@ -45,8 +45,8 @@ pub enum OpError {
     WrongDiffId { digest: Digest, expected: DiffId, actual: DiffId },
     #[error("layer {digest} of `{image}` cannot be read from where the image is")]
     NoLayer { digest: Digest, image: String },
-    #[error("RUN for {platform} needs this machine to execute {platform} programs")]
-    ForeignPlatform { platform: String },
+    #[error("programs for {platform} cannot be run on this machine: {reason}")]
+    ForeignPlatform { platform: String, reason: String },
     #[error("cannot unpack layer {digest}")]
     Apply {
         digest: Digest,

@@ -92,7 +92,7 @@ fn binary(size_bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.into_iter().find(|(unit, _)| size_bytes >= *unit) {
         // A limit is a round number in nearly every case.
-        Some((unit, name)) if size_bytes % unit == 0 => format!("{} {name}", size_bytes / unit),
+        Some((unit, name)) if size_bytes.is_multiple_of(unit) => format!("{} {name}", size_bytes / unit),
         Some((unit, name)) => format!("{:.1} {name}", size_bytes as f64 / unit as f64),
         None => format!("{size_bytes} bytes"),
     }
@@ -170,7 +170,8 @@ mod tests {
         let limits = Limits { memory_bytes: Some(64 << 20), pids: Some(9), ..Limits::default() };
         let oom = Hits { oom_kills: 2, refused_forks: 0 };
         let forks = Hits { oom_kills: 0, refused_forks: 4 };
-        let said = |ended: &Ended, limits: &Limits| verdict(&spec, limits, ended, |_| ()).unwrap_err().to_string();
+        let said =
+            |ended: &Ended, limits: &Limits| verdict(&spec, limits, ended, |_| ()).unwrap_err().to_string();
         let mut warning = String::new();
         assert!(verdict(&spec, &limits, &ended(Some(0), None, oom), |text| warning = text).is_ok());
         assert!(warning.contains("ran out of memory"), "{warning}");

@@ -119,19 +119,6 @@ impl LocalExecutor<'_> {
         self.dns.upstream_servers(&self.defaults.dns)
     }
 
-    /// Whether the kernel has an interpreter for programs of another processor.
-    pub(super) fn can_run(&self, platform: &Platform) -> bool {
-        let name = match platform.architecture.as_str() {
-            "amd64" => "x86_64",
-            "arm64" => "aarch64",
-            "386" => "i386",
-            "arm" => "arm",
-            other => other,
-        };
-        let native_32 = self.host.architecture == "amd64" && platform.architecture == "386";
-        native_32 || Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}")).exists()
-    }
-
     /// What to do with owners that cannot be set: without all ids an exotic owner is not worth a failed build, and
     /// a warning names the file.
     pub(super) fn ownership(&self) -> Ownership {

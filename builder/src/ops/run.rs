@@ -20,9 +20,11 @@ use rustix::fs::{AtFlags, FileType, unlinkat};
 use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
+use crate::image::platform::Platform;
 use crate::plan::graph::{
     CacheSharing, Guards, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex,
 };
+use crate::sandbox::emulate::{self, Handler, Support};
 use crate::sandbox::net::hosts::hosts_file;
 use crate::sandbox::net::{self, Policy};
 use crate::sandbox::runner::{Ended, SandboxError, Stop, Streams, readable};
@@ -54,9 +56,6 @@ pub(super) fn execute(
 ) -> Result<StepResult, OpError> {
     let base =
         inputs.first().copied().ok_or_else(|| OpError::Unsupported("RUN without a base".to_owned()))?;
-    if vertex.platform.architecture != executor.host.architecture && !executor.can_run(&vertex.platform) {
-        return Err(OpError::ForeignPlatform { platform: vertex.platform.to_string() });
-    }
     let started = Instant::now();
     let send = |stream: Stream, data: &[u8]| {
         executor.events.send(Event::Log { step, stream, at: started.elapsed(), data: data.to_vec() });
@@ -79,7 +78,7 @@ fn attempt(
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<StepResult, OpError> {
     let begun = executor.snapshots.begin(&base.state.layers)?;
-    let mut prepared = Prepared::default();
+    let mut prepared = Prepared::for_platform(executor, &vertex.platform)?;
     claim_caches(executor, vertex, spec, inputs, &mut prepared)?;
     for mount in &spec.mounts {
         prepare_mount(executor, mount, inputs, &mut prepared)?;
@@ -108,9 +107,15 @@ fn attempt(
 ///
 /// # Errors
 /// When the command could not be started; a command that fails is not an error.
-pub fn interactive(executor: &LocalExecutor<'_>, base: &FsState, spec: &RunSpec) -> Result<Ended, OpError> {
+pub fn interactive(
+    executor: &LocalExecutor<'_>,
+    base: &FsState,
+    platform: &Platform,
+    spec: &RunSpec,
+) -> Result<Ended, OpError> {
     let begun = executor.snapshots.begin(&base.layers)?;
-    start(executor, spec, &Guards::default(), base, &begun, &Prepared::default(), Streams::Inherited)
+    let prepared = Prepared::for_platform(executor, platform)?;
+    start(executor, spec, &Guards::default(), base, &begun, &prepared, Streams::Inherited)
 }
 
 fn start(
@@ -151,9 +156,30 @@ struct Prepared {
     /// Upper directories whose content is thrown away.
     scratch: Vec<Begun>,
     locks: Vec<File>,
+    /// Emulator to register.
+    handler: Option<Handler>,
 }
 
 impl Prepared {
+    /// With what programs of another processor need.
+    fn for_platform(executor: &LocalExecutor<'_>, platform: &Platform) -> Result<Self, OpError> {
+        let mut prepared = Self::default();
+        match emulate::support(&executor.host, platform) {
+            Support::Native | Support::Registered => {}
+            Support::Own(handler) => prepared.handler = Some(handler),
+            Support::Visible(interpreter) => {
+                let path = interpreter.display().to_string();
+                prepared.stubs.push((path.clone(), false));
+                let source = SandboxSource::HostFile { path: path.clone() };
+                prepared.mounts.push(SandboxMount { target: path, source, read_only: true });
+            }
+            Support::Missing(reason) => {
+                return Err(OpError::ForeignPlatform { platform: platform.to_string(), reason });
+            }
+        }
+        Ok(prepared)
+    }
+
     fn add(&mut self, spec: &MountSpec, source: SandboxSource, is_directory: bool) {
         self.stubs.push((spec.target.clone(), is_directory));
         self.mounts.push(SandboxMount { target: spec.target.clone(), source, read_only: spec.read_only });
@@ -449,6 +475,7 @@ fn sandbox_spec(
         no_new_privileges: spec.privileges.no_new_privileges,
         labels: executor.defaults.labels.clone(),
         devices: devices(executor, spec),
+        handler: prepared.handler.clone(),
         group: None,
         limits: limits(&spec.ulimits)?,
         shm_size_bytes: spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES),

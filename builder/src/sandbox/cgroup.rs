@@ -183,8 +183,10 @@ impl Placement {
                     let home = Home { version: Version::One, parent: dir };
                     placement.homes.insert(*controller, home);
                 }
-                Some(dir) => placement
-                    .refuse(*controller, format!("this user may not make a group in `{}`", dir.display())),
+                Some(_) => {
+                    let reason = "this user may not make groups of cgroup v1; only v2 can be given to a user";
+                    placement.refuse(*controller, reason.to_owned());
+                }
                 None => {
                     unified.insert(*controller);
                 }

@@ -12,6 +12,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod emulate;
 mod mounts;
 pub mod net;
 pub mod runner;

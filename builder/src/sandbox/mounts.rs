@@ -12,6 +12,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 
 use super::child::{Failed, Step as _};
+use super::emulate::Handler;
 use super::spec::{SandboxDevice, SandboxLabels, SandboxMount, SandboxNetwork, SandboxSource, SandboxSpec};
 use crate::sys::mount::{self, Attributes, Overlay};
 use crate::sys::rootdir::{Last, RootDir};
@@ -93,9 +94,32 @@ fn system(spec: &SandboxSpec, mounted: &mut Mounted) -> Result<(), Failed> {
     place(proc.as_fd(), "/proc", Kind::Directory, mounted).step("mount /proc")?;
     devices(spec, mounted).step("set up /dev")?;
     sys(spec, mounted).step("mount /sys")?;
-    if spec.insecure {
-        return Ok(());
+    if !spec.insecure {
+        restrict(mounted)?;
     }
+    if let Some(handler) = &spec.handler {
+        emulator(handler, mounted).step(&format!("register the emulator `{}`", handler.interpreter))?;
+    }
+    Ok(())
+}
+
+/// A list of handlers for this user namespace alone, with one handler. It lives as long as it is mounted.
+fn emulator(handler: &Handler, mounted: &mut Mounted) -> io::Result<()> {
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let list = mount::file_system("binfmt_misc", &[], quiet)?;
+    let register = fs::openat(&list, "register", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&register, handler.registration.as_bytes())?;
+    // A mount with a writer does not become read-only.
+    drop(register);
+    let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    mount::set_attributes(list.as_fd(), Attributes { set, ..Attributes::default() })?;
+    place(list.as_fd(), "/proc/sys/fs/binfmt_misc", Kind::Directory, mounted)
+}
+
+fn restrict(mounted: &Mounted) -> Result<(), Failed> {
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = &mounted.root;
     for path in READ_ONLY {
         let Ok(fd) = root.resolve(path.as_bytes(), Last::Keep) else { continue };
@@ -222,6 +246,7 @@ fn user(spec: &SandboxMount, labels: &SandboxLabels, mounted: &mut Mounted) -> i
             let fd = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             (mount::clone_tree(fd.as_fd(), false)?, Kind::Directory)
         }
+        SandboxSource::HostFile { path } => (mount::clone_path(Path::new(path), false)?, Kind::File),
         SandboxSource::Tmpfs { size_bytes } => {
             let size = size_bytes.map(|size| size.to_string());
             let mut options = vec![("mode", "1777")];

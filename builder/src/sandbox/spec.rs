@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{GroupSpec, Hits};
+use super::emulate::Handler;
 use crate::sys::userns::IdMap;
 
 /// One command and its world.
@@ -41,6 +42,8 @@ pub struct SandboxSpec {
     pub labels: SandboxLabels,
     /// Host devices that are shown.
     pub devices: Vec<SandboxDevice>,
+    /// Emulator that the sandbox registers for itself.
+    pub handler: Option<Handler>,
     /// Control group, where there are limits.
     pub group: Option<GroupSpec>,
     /// (`RLIMIT_*`, soft, hard).
@@ -133,6 +136,11 @@ pub enum SandboxSource {
     Tmpfs {
         /// Size.
         size_bytes: Option<u64>,
+    },
+    /// A file of the host (an emulator).
+    HostFile {
+        /// Absolute.
+        path: String,
     },
     /// A file on a tmpfs of its own (a secret, a script).
     File {

@@ -61,7 +61,8 @@ fn a_device_only_root_may_use() {
         return skipped("there is no /dev/kmsg");
     }
     // Its owner is root of the machine, whom no id of a sandbox stands for; the node inside is one of its own.
-    let project = project.buildfile("FROM base\nRUN ls -ln /dev/kmsg && test -w /dev/kmsg && test -O /dev/kmsg\n");
+    let project =
+        project.buildfile("FROM base\nRUN ls -ln /dev/kmsg && test -w /dev/kmsg && test -O /dev/kmsg\n");
     project.build(&["--device=/dev/kmsg"]).succeeds();
     project.build(&[]).fails(1, &["exit code"]);
 }
@@ -94,7 +95,8 @@ fn a_seccomp_profile_of_the_users() {
 fn labels_apply_or_are_said_to_have_no_effect() {
     let Some(project) = Project::with_base() else { return };
     let project = project.buildfile("FROM base\nRUN cat /proc/self/attr/current || true\n");
-    let has_apparmor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|s| s.trim() == "Y");
+    let has_apparmor =
+        std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|s| s.trim() == "Y");
     if has_apparmor {
         let built = project.build(&["--security-opt=apparmor=kiln-no-such-profile"]);
         built.fails(1, &["apply the AppArmor profile `kiln-no-such-profile`"]);
