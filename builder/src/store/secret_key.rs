@@ -75,7 +75,9 @@ mod tests {
         let print = |store: &Store, id: &str, value: &[u8]| store.secret_fingerprint(id, value).unwrap();
         let first = print(&store, "id", b"value");
         assert_eq!(print(&store, "id", b"value"), first);
-        for different in [print(&store, "id", b"valu"), print(&store, "i", b"dvalue"), print(&other, "id", b"value")] {
+        for different in
+            [print(&store, "id", b"valu"), print(&store, "i", b"dvalue"), print(&other, "id", b"value")]
+        {
             assert_ne!(different, first);
         }
         let mode = fs::metadata(store.path(FILE)).unwrap().permissions().mode();

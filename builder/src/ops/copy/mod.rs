@@ -29,7 +29,7 @@ mod tests;
 pub mod tree;
 
 pub use crate::base::mode::{Mode, ModeError};
-pub use digest::digest_selection;
+pub use digest::{digest_files, digest_selection, list};
 pub use error::CopyError;
 pub use execute::{Archives, CopyOptions, ResolvedSource, execute};
 pub use mkdir::mkdir;
