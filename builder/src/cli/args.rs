@@ -19,6 +19,7 @@ pub mod cache;
 pub mod check;
 pub mod choice;
 pub mod limits;
+pub mod mounts;
 pub mod pair;
 pub mod privileges;
 pub mod run;
@@ -30,6 +31,7 @@ pub mod ulimit;
 
 pub use build::BuildArgs;
 pub use check::CheckArgs;
+pub use mounts::CacheArgs;
 pub use run::RunArgs;
 pub use store::{ImagesArgs, RmiArgs};
 
@@ -86,6 +88,8 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images
     Rmi(RmiArgs),
+    /// List, remove, export and import cache mounts
+    Cache(Box<CacheArgs>),
     /// Show what this machine offers and where things are kept
     Info(InfoArgs),
     /// Check a Buildfile without building it

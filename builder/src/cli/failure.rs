@@ -31,6 +31,14 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
     }
 }
 
+/// A failure of a command that only handles the store and files.
+pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
+    if is_full_disk(error) {
+        return full_disk(Failure::from_error(Kind::Resources, error));
+    }
+    Failure::from_error(Kind::User, error)
+}
+
 fn full_disk(failure: Failure) -> Failure {
     failure.with_hint(
         "free some space, or keep the store elsewhere with --root DIR; nothing of the store is damaged",

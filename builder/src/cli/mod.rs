@@ -2,6 +2,7 @@
 
 pub mod args;
 mod build;
+mod cache;
 mod check;
 mod context;
 mod failure;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run::run(root, *run),
         Command::Images(images) => store::images(root, &images),
         Command::Rmi(rmi) => store::rmi(root, &rmi),
+        Command::Cache(cache) => cache::cache(root, &cache),
         Command::Info(info) => store::info(root, &info),
         Command::Check(check) => check::check(&check),
         Command::InstallAlias(alias) => store::install_alias(&alias),

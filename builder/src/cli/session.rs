@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::sys::userns::{self, EnterError, Entered, IdMap, NoSubordinateIds};
 use crate::sys::{process, signals};
 use crate::ui::failure::{EXIT_INTERRUPTED, Failure, Kind};
-use crate::ui::progress::Progress;
+use crate::ui::progress::{Mode, Progress, Target};
 
 /// How this process may act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,25 @@ fn is_initial_namespace() -> bool {
 /// Opens the store.
 pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
     Store::open(root).map_err(|error| super::failure::of_store(&error))
+}
+
+/// A store that is there, opened with the rights over its files, and what stops the command. `None` where there is no
+/// store: looking must not make one. Call before any thread exists.
+pub(super) fn present_store(root: Option<PathBuf>) -> Result<Option<(Store, CancelToken)>, Failure> {
+    let root = store_root(root)?;
+    if !root.join("kiln.db").exists() {
+        return Ok(None);
+    }
+    entered_store(&root).map(Some)
+}
+
+/// [`present_store`] for a command that may make the store.
+pub(super) fn entered_store(root: &Path) -> Result<(Store, CancelToken), Failure> {
+    enter()?;
+    let store = open_store(root)?;
+    let cancel = CancelToken::new();
+    watch_signals(cancel.clone(), Progress::new(Mode::None, Target::Stderr));
+    Ok((store, cancel))
 }
 
 /// Takes the privileges that building needs. Call before any thread exists.

@@ -32,6 +32,7 @@ use crate::sandbox::spec::{
 };
 use crate::snapshot::overlay::Begun;
 use crate::snapshot::tree;
+use crate::store::Thing;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
@@ -354,8 +355,7 @@ fn claim_cache(
     let database = executor.store.database();
     // `--no-cache` begins with empty caches (semantics fact 120).
     if !vertex.ignore_cache
-        && let Some(directory) = database.cache_mount(id)?
-        && executor.store.path(&directory).is_dir()
+        && let Some(directory) = executor.store.use_cache_mount(id)?
     {
         return Ok(directory);
     }
@@ -382,14 +382,17 @@ fn claim_cache(
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let relative = format!("mounts/{name}");
+    executor.store.lease(Thing::Mount(&relative))?;
     let replace = vertex.ignore_cache
-        || database.cache_mount(id)?.is_some_and(|directory| !executor.store.path(&directory).is_dir());
+        || database.cache_mount(id)?.is_some_and(|mount| !executor.store.path(&mount.directory).is_dir());
     let claimed = database.claim_cache_mount(id, &relative, replace)?;
     if claimed == relative {
         // Kept: the store's collection decides about it from now on.
         let _ = fresh.keep();
+        return Ok(claimed);
     }
-    Ok(claimed)
+    // Another process was first.
+    executor.store.use_cache_mount(id)?.ok_or_else(|| OpError::CacheMount { id: id.to_owned() })
 }
 
 fn sandbox_spec(

@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod apply;
 pub mod diff;
+pub mod mounts;
 mod node;
 pub mod overlay;
 #[cfg(test)]

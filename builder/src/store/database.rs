@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
-const MIGRATIONS: [&str; 1] = [TABLES];
+const MIGRATIONS: [&str; 2] = [TABLES, COLLECTION];
 
 /// Version of the schema that this program knows.
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
@@ -89,6 +89,14 @@ CREATE TABLE IF NOT EXISTS cache_mounts (
     created INTEGER NOT NULL,
     last_used INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Columns for collections: `unsynced` is the boot in which a snapshot was made, until its data is known to be on the
+/// disk (sync.rs); a cache mount's size and when it was measured.
+const COLLECTION: &str = "
+ALTER TABLE snapshots ADD COLUMN unsynced TEXT;
+ALTER TABLE cache_mounts ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE cache_mounts ADD COLUMN measured INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The open database. One connection for each process, behind a lock that is held for single statements or short

@@ -8,6 +8,8 @@
 //!   stubs/ID                                 empty mount points, the lowest lower of every RUN
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
+//!   boot                                     the boot in which it was last opened (sync.rs)
+//!   leases                                   one byte for each thing that a running process uses (leases.rs)
 //!   kiln.db, kiln.lock                       SQLite, WAL; held while the database is made
 //! ```
 //!
@@ -18,8 +20,11 @@
 
 mod blobs;
 mod database;
+mod leases;
+mod mounts;
 mod process;
 pub mod records;
+mod sync;
 
 use std::fs;
 use std::io;
@@ -29,6 +34,8 @@ use std::sync::OnceLock;
 
 pub use blobs::{BlobWriter, IncomingBlob};
 pub use database::Database;
+pub use leases::{PRECISION_SECONDS, Thing};
+pub use mounts::{InUse, Removal};
 
 use crate::base::digest::Digest;
 
@@ -85,6 +92,7 @@ pub struct Store {
     root: PathBuf,
     database: Database,
     process: OnceLock<process::Process>,
+    leases: leases::Leases,
 }
 
 impl Store {
@@ -120,7 +128,9 @@ impl Store {
         }
         let root = root.canonicalize().map_err(StoreError::io("find", root))?;
         let database = Database::open(&root.join("kiln.db"))?;
-        Ok(Self { root, database, process: OnceLock::new() })
+        let store = Self { root, database, process: OnceLock::new(), leases: leases::Leases::default() };
+        store.settle()?;
+        Ok(store)
     }
 
     /// The store's directory, absolute and without symlinks.
@@ -141,10 +151,28 @@ impl Store {
     /// A directory for temporary files of this process.
     pub fn temporary(&self) -> Result<tempfile::TempDir, StoreError> {
         let dir = self.root.join("tmp");
+        // The name tells whose it is: what a killed process leaves is found by it.
         tempfile::Builder::new()
-            .prefix("kiln-")
+            .prefix(&self.fresh_name()?)
             .tempdir_in(&dir)
             .map_err(StoreError::io("create a file in", &dir))
+    }
+}
+
+impl Store {
+    /// Removes a file or tree of the store: it loses its place at once, and its data afterwards.
+    pub(crate) fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        // A name of one's own takes a lock file, which may not fit on a full disk.
+        let Ok(name) = self.fresh_name() else {
+            return process::remove(path).map_err(StoreError::io("remove", path));
+        };
+        let doomed = self.root.join("tmp").join(name);
+        match fs::rename(path, &doomed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(StoreError::io("move", path)(error)),
+        }
+        process::remove(&doomed).map_err(StoreError::io("remove", &doomed))
     }
 }
 
@@ -172,14 +200,19 @@ impl Store {
         use crate::image::manifest::{Descriptor, Index, to_bytes};
         let mut descriptors = Vec::new();
         for image in self.database.images()? {
-            let Some(size) = self.blob_size(&image.digest) else { continue };
+            let Some(size) = self.stat_blob(&image.digest) else { continue };
             let mut descriptor = Descriptor::new(&image.media_type, image.digest, size);
             descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), image.name);
             descriptors.push(descriptor);
         }
+        let bytes = to_bytes(&Index::new(descriptors));
+        let target = self.root.join("index.json");
+        if fs::read(&target).is_ok_and(|present| present == bytes) {
+            return Ok(());
+        }
         let dir = self.temporary()?;
-        let (new, target) = (dir.path().join("index.json"), self.root.join("index.json"));
-        fs::write(&new, to_bytes(&Index::new(descriptors))).map_err(StoreError::io("write", &new))?;
+        let new = dir.path().join("index.json");
+        fs::write(&new, bytes).map_err(StoreError::io("write", &new))?;
         fs::rename(&new, &target).map_err(StoreError::io("replace", &target))
     }
 }

@@ -106,7 +106,7 @@ impl Store {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => super::remove_tree(path),
         Ok(_) => fs::remove_file(path),

@@ -2,6 +2,7 @@
 //! types are here.
 
 mod blobs;
+pub(super) mod collect;
 mod images;
 mod mounts;
 mod snapshots;
@@ -111,6 +112,23 @@ pub struct ImageRecord {
     pub size_bytes: u64,
     /// Seconds since 1970.
     pub created: i64,
+}
+
+/// A cache mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRecord {
+    /// As RUN names it.
+    pub id: String,
+    /// Relative to the store.
+    pub directory: String,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Seconds since 1970.
+    pub last_used: i64,
+    /// As last measured.
+    pub size_bytes: u64,
+    /// When that was, in seconds since 1970; 0 for never.
+    pub measured: i64,
 }
 
 /// A download that was made before.

@@ -15,6 +15,7 @@ mod server;
 mod add;
 mod args;
 mod cache;
+mod cache_mounts;
 mod cli;
 mod copy;
 mod disk;

@@ -4,10 +4,10 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{SnapshotId, now};
 use crate::base::digest::{ContentDigest, Digest};
-use crate::store::{Database, StoreError};
+use crate::store::{Database, StoreError, sync};
 
 impl Database {
-    /// Records a committed snapshot.
+    /// Records a committed snapshot, made in this boot and not known to be on the disk.
     pub fn add_snapshot(
         &self,
         id: &SnapshotId,
@@ -15,9 +15,12 @@ impl Database {
         size_bytes: u64,
     ) -> Result<(), StoreError> {
         self.with(|c| {
-            c.prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![id.0, content.to_string(), size_bytes as i64, now()])
-                .map(drop)
+            c.prepare_cached(
+                "INSERT OR REPLACE INTO snapshots (id, content, size_bytes, created, unsynced) \
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![id.0, content.to_string(), size_bytes as i64, now(), sync::boot()])
+            .map(drop)
         })
     }
 
@@ -85,5 +88,36 @@ impl Database {
     /// Forgets a chain whose snapshot is gone.
     pub fn forget_chain(&self, chain: &Digest) -> Result<(), StoreError> {
         self.with(|c| c.execute("DELETE FROM chains WHERE chain = ?1", [chain.to_string()]).map(drop))
+    }
+
+    /// Snapshots whose data is not known to be on the disk.
+    pub(in crate::store) fn unsynced_snapshots(&self) -> Result<Vec<String>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached("SELECT id FROM snapshots WHERE unsynced IS NOT NULL")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Those of another boot: their data may have been lost with it.
+    pub(in crate::store) fn doubtful_snapshots(&self) -> Result<Vec<String>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached("SELECT id FROM snapshots WHERE unsynced IS NOT NULL AND unsynced != ?1")?
+                .query_map([sync::boot()], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Says that the data of these snapshots is on the disk.
+    pub(in crate::store) fn snapshots_are_synced(&self, ids: &[String]) -> Result<(), StoreError> {
+        self.with(|c| {
+            let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for id in ids {
+                transaction
+                    .prepare_cached("UPDATE snapshots SET unsynced = NULL WHERE id = ?1")?
+                    .execute([id])?;
+            }
+            transaction.commit()
+        })
     }
 }

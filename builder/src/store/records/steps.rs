@@ -1,5 +1,7 @@
 //! Results of steps by their keys.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{StepResult, now};
@@ -7,15 +9,28 @@ use crate::base::digest::CacheKey;
 use crate::store::{Database, StoreError};
 
 impl Database {
-    /// The stored result of a step.
-    pub fn step(&self, key: &CacheKey) -> Result<Option<StepResult>, StoreError> {
-        let text: Option<String> = self.with(|c| {
-            c.prepare_cached("SELECT result FROM steps WHERE key = ?1")?
-                .query_row([key.to_string()], |row| row.get(0))
+    /// The stored result of a step, and when it was last used. Whoever uses it calls `Store::use_step`.
+    pub(in crate::store) fn step(&self, key: &CacheKey) -> Result<Option<(StepResult, i64)>, StoreError> {
+        let row: Option<(String, i64)> = self.with(|c| {
+            c.prepare_cached("SELECT result, last_used FROM steps WHERE key = ?1")?
+                .query_row([key.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
         })?;
         // A record that another version wrote is a miss: the step runs and its record is written anew.
-        Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
+        Ok(row.and_then(|(text, used)| Some((serde_json::from_str(&text).ok()?, used))))
+    }
+
+    /// Says that these steps were used now.
+    pub(in crate::store) fn use_steps(&self, keys: &BTreeSet<CacheKey>) -> Result<(), StoreError> {
+        self.with(|c| {
+            let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for key in keys {
+                transaction
+                    .prepare_cached("UPDATE steps SET last_used = ?2 WHERE key = ?1")?
+                    .execute(params![key.to_string(), now()])?;
+            }
+            transaction.commit()
+        })
     }
 
     /// Stores the result of a step under all its keys.
