@@ -198,7 +198,17 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     let image = exporting(request, &plan, || {
         output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)
     })?;
+    settle(environment.store, &solved, request);
     Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+}
+
+/// Notes what was used, and sees to it that what was made outlives the machine's power. The image is there already, so
+/// nothing of this makes a build fail.
+fn settle(store: &Store, solved: &solve::Solved, request: &Request) {
+    let synced = if solved.executed > 0 { store.sync_if_cheap() } else { Ok(()) };
+    if let Err(error) = store.write_uses().and(synced) {
+        request.events.warn(error.to_string());
+    }
 }
 
 /// Number of the step that stands for the outputs: the one after the last vertex.

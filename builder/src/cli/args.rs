@@ -33,7 +33,7 @@ pub use build::BuildArgs;
 pub use check::CheckArgs;
 pub use mounts::CacheArgs;
 pub use run::RunArgs;
-pub use store::{ImagesArgs, RmiArgs};
+pub use store::{DuArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
 
 /// Looks up an environment variable. Commands pass the process's, tests their own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -88,6 +88,13 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images
     Rmi(RmiArgs),
+    /// Show what takes how much space
+    #[command(visible_alias = "df")]
+    Du(DuArgs),
+    /// Remove cache that no image needs
+    Prune(Box<PruneArgs>),
+    /// Remove the whole store, with all images and cache
+    Reset(ResetArgs),
     /// List, remove, export and import cache mounts
     Cache(Box<CacheArgs>),
     /// Show what this machine offers and where things are kept

@@ -73,6 +73,10 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::build(environment, &request);
     progress.finish();
+    // What changed nothing is not to be slowed by it.
+    if !matches!(&result, Ok(report) if report.executed == 0) {
+        super::prune::after_build(&store);
+    }
     let file = File { name: &request.file_name, text: &request.text };
     match result {
         Ok(report) => finish(&args, &request, &report),

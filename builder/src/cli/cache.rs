@@ -21,39 +21,48 @@ use crate::snapshot::warning::Warnings;
 use crate::store::records::{MountRecord, now};
 use crate::store::{InUse, Removal, Store};
 use crate::ui::failure::{Failure, Kind};
+use crate::ui::progress::{Mode, Progress, Target};
 use crate::ui::table::{Align, Table};
 use crate::ui::{ago, print, size, terminal};
 
 /// `kiln cache`.
 pub(super) fn cache(root: Option<PathBuf>, args: &CacheArgs) -> Result<u8, Failure> {
     match &args.command {
-        CacheCommand::Import(import) => {
-            let root = session::store_root(root)?;
-            let (store, cancel) = session::entered_store(&root)?;
-            self::import(&store, import, &cancel)
-        }
         CacheCommand::Ls(ls) => match session::present_store(root)? {
-            Some((store, _)) => list(&store.measured_cache_mounts().map_err(|e| of_store(&e))?, ls),
+            Some(store) => list(&store.measured_cache_mounts().map_err(|e| of_store(&e))?, ls),
             None => list(&[], ls),
         },
-        other => {
-            let Some((store, cancel)) = session::present_store(root)? else {
-                return match other {
-                    CacheCommand::Rm(rm) if rm.all || rm.force => Ok(0),
-                    CacheCommand::Rm(CacheRmArgs { ids, .. })
-                    | CacheCommand::Inspect(CacheInspectArgs { ids }) => Err(missing(&ids.join("`, `"))),
-                    CacheCommand::Export(export) => Err(missing(&export.id)),
-                    CacheCommand::Ls(_) | CacheCommand::Import(_) => Ok(0),
-                };
-            };
-            match other {
-                CacheCommand::Inspect(inspect) => self::inspect(&store, inspect),
-                CacheCommand::Rm(rm) => remove(&store, rm),
-                CacheCommand::Export(export) => self::export(&store, export, &cancel),
-                CacheCommand::Ls(_) | CacheCommand::Import(_) => Ok(0),
+        CacheCommand::Inspect(args) => match session::present_store(root)? {
+            Some(store) => inspect(&store, args),
+            None => Err(missing(&args.ids.join("`, `"))),
+        },
+        CacheCommand::Rm(args) => match session::present_store(root)? {
+            Some(store) => remove(&store, args),
+            None if args.all || args.force => Ok(0),
+            None => Err(missing(&args.ids.join("`, `"))),
+        },
+        CacheCommand::Export(args) => {
+            let root = session::store_root(root)?;
+            if !root.join("kiln.db").exists() {
+                return Err(missing(&args.id));
             }
+            let (store, cancel) = stoppable(&root)?;
+            export(&store, args, &cancel)
+        }
+        CacheCommand::Import(args) => {
+            let (store, cancel) = stoppable(&session::store_root(root)?)?;
+            import(&store, args, &cancel)
         }
     }
+}
+
+/// The store for a command that cleans up when it is stopped.
+fn stoppable(root: &Path) -> Result<(Store, CancelToken), Failure> {
+    session::enter()?;
+    let store = session::open_store(root)?;
+    let cancel = CancelToken::new();
+    session::watch_signals(cancel.clone(), Progress::new(Mode::None, Target::Stderr));
+    Ok((store, cancel))
 }
 
 fn missing(id: &str) -> Failure {

@@ -5,8 +5,12 @@ mod build;
 mod cache;
 mod check;
 mod context;
+mod du;
 mod failure;
 mod privileges;
+mod prune;
+mod reset;
+mod rmi;
 mod run;
 mod session;
 mod store;
@@ -36,7 +40,10 @@ pub fn main() -> ExitCode {
         Command::Build(build) => build::build(root, *build),
         Command::Run(run) => run::run(root, *run),
         Command::Images(images) => store::images(root, &images),
-        Command::Rmi(rmi) => store::rmi(root, &rmi),
+        Command::Rmi(rmi) => rmi::rmi(root, &rmi),
+        Command::Du(du) => du::du(root, &du),
+        Command::Prune(prune) => prune::prune(root, &prune),
+        Command::Reset(reset) => reset::reset(root, &reset),
         Command::Cache(cache) => cache::cache(root, &cache),
         Command::Info(info) => store::info(root, &info),
         Command::Check(check) => check::check(&check),

@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::sys::userns::{self, EnterError, Entered, IdMap, NoSubordinateIds};
 use crate::sys::{process, signals};
 use crate::ui::failure::{EXIT_INTERRUPTED, Failure, Kind};
-use crate::ui::progress::{Mode, Progress, Target};
+use crate::ui::progress::Progress;
 
 /// How this process may act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,23 +94,16 @@ pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
     Store::open(root).map_err(|error| super::failure::of_store(&error))
 }
 
-/// A store that is there, opened with the rights over its files, and what stops the command. `None` where there is no
-/// store: looking must not make one. Call before any thread exists.
-pub(super) fn present_store(root: Option<PathBuf>) -> Result<Option<(Store, CancelToken)>, Failure> {
+/// A store that is there, opened with the rights over its files, for a command that may end anywhere. `None` where
+/// there is no store: looking must not make one. Call before any thread exists.
+pub(super) fn present_store(root: Option<PathBuf>) -> Result<Option<Store>, Failure> {
     let root = store_root(root)?;
     if !root.join("kiln.db").exists() {
         return Ok(None);
     }
-    entered_store(&root).map(Some)
-}
-
-/// [`present_store`] for a command that may make the store.
-pub(super) fn entered_store(root: &Path) -> Result<(Store, CancelToken), Failure> {
     enter()?;
-    let store = open_store(root)?;
-    let cancel = CancelToken::new();
-    watch_signals(cancel.clone(), Progress::new(Mode::None, Target::Stderr));
-    Ok((store, cancel))
+    end_on_signals();
+    open_store(&root).map(Some)
 }
 
 /// Takes the privileges that building needs. Call before any thread exists.
@@ -186,5 +179,15 @@ pub(super) fn watch_signals(cancel: CancelToken, progress: Progress) {
         }
     };
     // Without the thread signals stay blocked and only SIGKILL helps, which leaves nothing behind either.
+    let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
+}
+
+/// Ends the process at the first signal: for commands that may stop anywhere.
+pub(super) fn end_on_signals() {
+    let watch = || {
+        if signals::wait_termination().is_ok() {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+    };
     let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
 }

@@ -383,12 +383,15 @@ fn claim_cache(
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let relative = format!("mounts/{name}");
     executor.store.lease(Thing::Mount(&relative))?;
-    let replace = vertex.ignore_cache
-        || database.cache_mount(id)?.is_some_and(|mount| !executor.store.path(&mount.directory).is_dir());
-    let claimed = database.claim_cache_mount(id, &relative, replace)?;
+    let earlier = database.cache_mount(id)?.map(|mount| mount.directory);
+    let lost = earlier.as_ref().is_some_and(|directory| !executor.store.path(directory).is_dir());
+    let claimed = database.claim_cache_mount(id, &relative, vertex.ignore_cache || lost)?;
     if claimed == relative {
         // Kept: the store's collection decides about it from now on.
         let _ = fresh.keep();
+        if let Some(earlier) = earlier {
+            executor.store.discard_mount_directory(&earlier)?;
+        }
         return Ok(claimed);
     }
     // Another process was first.

@@ -59,8 +59,14 @@ impl Store {
         })
     }
 
-    /// Reads a small blob whole.
+    /// Reads a small blob whole. It stays until this process ends.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
+        self.lease(Thing::Blob(digest))?;
+        self.peek_blob(digest, limit)
+    }
+
+    /// [`Store::read_blob`] for those who only look.
+    pub(super) fn peek_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         let path = self.blob_path(digest);
         self.open_blob(digest)?
@@ -109,7 +115,10 @@ impl Store {
     /// Gives a file whose digest the caller has computed while writing it its name.
     pub fn adopt_blob(&self, incoming: IncomingBlob, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
-        if self.blob_size(digest).is_some() {
+        let size = incoming.file.as_file().metadata().map(|metadata| metadata.len());
+        let size = size.map_err(StoreError::io("read the size of", incoming.path()))?;
+        // One of another size is damaged, and is replaced.
+        if self.blob_size(digest) == Some(size) {
             return Ok(());
         }
         // Content that is lost in a power failure is found by its digest when it is next read; what has to be on

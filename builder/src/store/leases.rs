@@ -176,11 +176,6 @@ impl Lessees {
     pub(super) fn exclude(&self, thing: Thing<'_>) -> Result<bool, StoreError> {
         range_lock::try_exclude(&self.file, thing.offset()).map_err(StoreError::io("lock", &self.path))
     }
-
-    /// Lets go of a thing that [`Lessees::exclude`] took.
-    pub(super) fn release(&self, thing: Thing<'_>) -> Result<(), StoreError> {
-        range_lock::release(&self.file, thing.offset()).map_err(StoreError::io("unlock", &self.path))
-    }
 }
 
 #[cfg(test)]

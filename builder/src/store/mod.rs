@@ -9,6 +9,7 @@
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
 //!   boot                                     the boot in which it was last opened (sync.rs)
+//!   collected                                its time is that of the last automatic collection
 //!   leases                                   one byte for each thing that a running process uses (leases.rs)
 //!   kiln.db, kiln.lock                       SQLite, WAL; held while the database is made
 //! ```
@@ -19,12 +20,18 @@
 //! - many processes share a store: SQLite and rename(2) decide, there is no lock around a build.
 
 mod blobs;
+mod collect;
 mod database;
+mod filter;
+mod images;
 mod leases;
 mod mounts;
 mod process;
+mod prune;
 pub mod records;
+mod reset;
 mod sync;
+mod usage;
 
 use std::fs;
 use std::io;
@@ -33,9 +40,15 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use blobs::{BlobWriter, IncomingBlob};
+pub use collect::{Automatic, Collected};
 pub use database::Database;
+pub use filter::{Filter, FilterError};
+pub use images::ImageRemoval;
 pub use leases::{PRECISION_SECONDS, Thing};
 pub use mounts::{InUse, Removal};
+pub use prune::{Limits, Policy, Scope};
+pub use reset::{ResetError, reset};
+pub use usage::{ImageUsage, Item, Kind, Usage};
 
 use crate::base::digest::Digest;
 
@@ -162,17 +175,24 @@ impl Store {
 impl Store {
     /// Removes a file or tree of the store: it loses its place at once, and its data afterwards.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        match self.displace(path)? {
+            Some(doomed) => process::remove(&doomed).map_err(StoreError::io("remove", &doomed)),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves a file or tree to `tmp/`, where nobody finds it. `None` when it is gone.
+    fn displace(&self, path: &Path) -> Result<Option<PathBuf>, StoreError> {
         // A name of one's own takes a lock file, which may not fit on a full disk.
         let Ok(name) = self.fresh_name() else {
-            return process::remove(path).map_err(StoreError::io("remove", path));
+            return process::remove(path).map(|()| None).map_err(StoreError::io("remove", path));
         };
         let doomed = self.root.join("tmp").join(name);
         match fs::rename(path, &doomed) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(StoreError::io("move", path)(error)),
+            Ok(()) => Ok(Some(doomed)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("move", path)(error)),
         }
-        process::remove(&doomed).map_err(StoreError::io("remove", &doomed))
     }
 }
 

@@ -14,7 +14,6 @@ use std::os::fd::AsRawFd as _;
 enum Wanted {
     Shared,
     Exclusive,
-    Nothing,
 }
 
 /// Takes a shared lock on the byte at `offset`, waiting for whoever has it for itself.
@@ -37,11 +36,6 @@ pub fn try_exclude(file: &File, offset: u64) -> io::Result<bool> {
     }
 }
 
-/// Gives the byte at `offset` free.
-pub fn release(file: &File, offset: u64) -> io::Result<()> {
-    lock(file, offset, Wanted::Nothing, libc::F_OFD_SETLK)
-}
-
 /// Whether another open file has a lock on the byte at `offset`.
 pub fn is_held(file: &File, offset: u64) -> io::Result<bool> {
     let mut request = request(offset, Wanted::Exclusive)?;
@@ -57,7 +51,6 @@ fn request(offset: u64, wanted: Wanted) -> io::Result<libc::flock> {
     let kind = match wanted {
         Wanted::Shared => libc::F_RDLCK,
         Wanted::Exclusive => libc::F_WRLCK,
-        Wanted::Nothing => libc::F_UNLCK,
     };
     // SAFETY: `flock` is plain integers, for which zero is a value; `l_pid` has to be zero for these commands.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
@@ -93,12 +86,13 @@ mod tests {
         share(&other, 7).unwrap();
         assert!(!try_exclude(&third, 7).unwrap() && is_held(&third, 7).unwrap());
         assert!(try_exclude(&third, 8).unwrap() && !is_held(&third, 9).unwrap());
-        release(&one, 7).unwrap();
+        drop(one);
         assert!(!try_exclude(&third, 7).unwrap(), "the other one still has it");
         drop(other);
         assert!(try_exclude(&third, 7).unwrap());
-        assert!(is_held(&one, 7).unwrap());
+        let fourth = open();
+        assert!(is_held(&fourth, 7).unwrap());
         drop(third);
-        assert!(!is_held(&one, 8).unwrap());
+        assert!(!is_held(&fourth, 8).unwrap());
     }
 }

@@ -17,6 +17,7 @@ mod args;
 mod cache;
 mod cache_mounts;
 mod cli;
+mod collect;
 mod copy;
 mod disk;
 mod errors;

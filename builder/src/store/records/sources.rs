@@ -67,4 +67,9 @@ impl Database {
             transaction.commit()
         })
     }
+
+    /// Forgets all digests of contexts' files: they are read again when they are next needed.
+    pub fn forget_files(&self) -> Result<(), StoreError> {
+        self.with(|c| c.execute("DELETE FROM files", []).map(drop))
+    }
 }
