@@ -1,6 +1,7 @@
 //! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
 //! the command line is one of them.
 
+mod heal;
 mod lint;
 mod output;
 mod resolve;
@@ -158,6 +159,10 @@ pub enum BuildError {
 /// # Errors
 /// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
 pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
+    heal::healing(environment.store, request, || attempt(environment, request))
+}
+
+fn attempt(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
     let started = Instant::now();
     let parsed = kiln_grammar::parse(&request.text);
     if parsed.has_errors() {

@@ -33,7 +33,7 @@ pub use build::BuildArgs;
 pub use check::CheckArgs;
 pub use mounts::CacheArgs;
 pub use run::RunArgs;
-pub use store::{DuArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
+pub use store::{DuArgs, FsckArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
 
 /// Looks up an environment variable. Commands pass the process's, tests their own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -93,6 +93,8 @@ pub enum Command {
     Du(DuArgs),
     /// Remove cache that no image needs
     Prune(Box<PruneArgs>),
+    /// Check the store for damage, and repair it
+    Fsck(FsckArgs),
     /// Remove the whole store, with all images and cache
     Reset(ResetArgs),
     /// List, remove, export and import cache mounts

@@ -7,6 +7,7 @@ mod check;
 mod context;
 mod du;
 mod failure;
+mod fsck;
 mod privileges;
 mod prune;
 mod reset;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),
+        Command::Fsck(fsck) => fsck::fsck(root, &fsck),
         Command::Reset(reset) => reset::reset(root, &reset),
         Command::Cache(cache) => cache::cache(root, &cache),
         Command::Info(info) => store::info(root, &info),

@@ -91,7 +91,15 @@ fn is_initial_namespace() -> bool {
 
 /// Opens the store.
 pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
-    Store::open(root).map_err(|error| super::failure::of_store(&error))
+    let store = Store::open(root).map_err(|error| super::failure::of_store(&error))?;
+    if store.was_recovered() {
+        crate::ui::print::talk(format!(
+            "warning: the database of the store {} was damaged or gone; a new one was made: images are kept, cached \
+             steps run again, cache mounts begin empty",
+            root.display()
+        ));
+    }
+    Ok(store)
 }
 
 /// A store that is there, opened with the rights over its files, for a command that may end anywhere. `None` where

@@ -7,6 +7,7 @@
 
 pub mod accounts;
 pub mod apply;
+pub mod check;
 pub mod diff;
 pub mod mounts;
 mod node;

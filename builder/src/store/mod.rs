@@ -20,6 +20,7 @@
 //! - many processes share a store: SQLite and rename(2) decide, there is no lock around a build.
 
 mod blobs;
+mod check;
 mod collect;
 mod database;
 mod filter;
@@ -34,12 +35,13 @@ mod sync;
 mod usage;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use blobs::{BlobWriter, IncomingBlob};
+pub use check::{Finding, Recorded};
 pub use collect::{Automatic, Collected};
 pub use database::Database;
 pub use filter::{Filter, FilterError};
@@ -50,7 +52,7 @@ pub use prune::{Limits, Policy, Scope};
 pub use reset::{ResetError, reset};
 pub use usage::{ImageUsage, Item, Kind, Usage};
 
-use crate::base::digest::Digest;
+use crate::base::digest::{DiffId, Digest};
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +71,18 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
+    #[error("the store's database is damaged: {problem}")]
+    DamagedDatabase { problem: String },
+    #[error("the store's database `{path}` is damaged, and other kiln processes have it open")]
+    DamagedInUse { path: PathBuf },
     #[error("the store's database was written by a newer kiln (schema {found}, this one knows {known})")]
     Newer { found: i64, known: i64 },
     #[error("blob has digest {actual}, but {expected} was promised")]
     WrongDigest { expected: Digest, actual: Digest },
+    #[error("blob {digest} of the store is damaged")]
+    DamagedBlob { digest: Digest },
+    #[error("layer {diff_id} of a base image is not in the store any more")]
+    LostLayer { diff_id: DiffId },
     #[error("blob {digest} is not in the store")]
     NoBlob { digest: Digest },
     #[error("a record in the store's database is malformed: {0}")]
@@ -83,6 +93,15 @@ impl StoreError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// True when the database is damaged.
+    pub fn is_damaged_database(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => database::is_damage(source),
+            Self::DamagedDatabase { .. } => true,
+            _ => false,
+        }
     }
 
     /// True when the disk is full.
@@ -104,6 +123,7 @@ impl StoreError {
 pub struct Store {
     root: PathBuf,
     database: Database,
+    recovered: bool,
     process: OnceLock<process::Process>,
     leases: leases::Leases,
 }
@@ -140,10 +160,24 @@ impl Store {
                 .map_err(StoreError::io("write", &layout))?;
         }
         let root = root.canonicalize().map_err(StoreError::io("find", root))?;
-        let database = Database::open(&root.join("kiln.db"))?;
-        let store = Self { root, database, process: OnceLock::new(), leases: leases::Leases::default() };
+        let (database, recovered) = Database::open(&root.join("kiln.db"), sync::was_opened(&root))?;
+        let store =
+            Self { root, database, recovered, process: OnceLock::new(), leases: leases::Leases::default() };
         store.settle()?;
+        if recovered {
+            store.restore_names()?;
+        }
         Ok(store)
+    }
+
+    /// Whether the database was found damaged and made anew when the store was opened.
+    pub fn was_recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Sets a damaged database aside, so that the next opening of the store makes a new one.
+    pub fn discard_database(root: &Path) -> Result<(), StoreError> {
+        Database::discard(&root.join("kiln.db"))
     }
 
     /// The store's directory, absolute and without symlinks.
@@ -217,15 +251,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 impl Store {
     /// Writes `index.json` anew from the named images, so that other tools can read the store as an OCI layout.
     pub fn write_index(&self) -> Result<(), StoreError> {
-        use crate::image::manifest::{Descriptor, Index, to_bytes};
-        let mut descriptors = Vec::new();
-        for image in self.database.images()? {
-            let Some(size) = self.stat_blob(&image.digest) else { continue };
-            let mut descriptor = Descriptor::new(&image.media_type, image.digest, size);
-            descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), image.name);
-            descriptors.push(descriptor);
-        }
-        let bytes = to_bytes(&Index::new(descriptors));
+        let bytes = self.index()?;
         let target = self.root.join("index.json");
         if fs::read(&target).is_ok_and(|present| present == bytes) {
             return Ok(());
@@ -234,5 +260,45 @@ impl Store {
         let new = dir.path().join("index.json");
         fs::write(&new, bytes).map_err(StoreError::io("write", &new))?;
         fs::rename(&new, &target).map_err(StoreError::io("replace", &target))
+    }
+
+    /// Names images as `index.json` does.
+    fn restore_names(&self) -> Result<(), StoreError> {
+        use crate::base::limits::MAX_METADATA_BYTES;
+        use crate::image::manifest::Index;
+        let path = self.root.join("index.json");
+        let Ok(file) = fs::File::open(&path) else { return Ok(()) };
+        let mut bytes = Vec::new();
+        file.take(MAX_METADATA_BYTES).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        // A damaged index names nothing; the images are lost then, and their data is collected.
+        let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return Ok(()) };
+        for descriptor in index.manifests {
+            let Some(name) = descriptor.annotations.get("org.opencontainers.image.ref.name") else {
+                continue;
+            };
+            let sizes =
+                self.parts(&descriptor.digest).blobs.into_iter().filter_map(|blob| self.stat_blob(&blob));
+            self.database.name_image(&records::ImageRecord {
+                name: name.clone(),
+                media_type: descriptor.media_type.clone(),
+                digest: descriptor.digest,
+                size_bytes: sizes.sum(),
+                created: records::now(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What `index.json` should be.
+    fn index(&self) -> Result<Vec<u8>, StoreError> {
+        use crate::image::manifest::{Descriptor, Index, to_bytes};
+        let mut descriptors = Vec::new();
+        for image in self.database.images()? {
+            let Some(size) = self.stat_blob(&image.digest) else { continue };
+            let mut descriptor = Descriptor::new(&image.media_type, image.digest, size);
+            descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), image.name);
+            descriptors.push(descriptor);
+        }
+        Ok(to_bytes(&Index::new(descriptors)))
     }
 }

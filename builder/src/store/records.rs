@@ -22,7 +22,7 @@ use crate::base::digest::Digest;
 pub struct SnapshotId(pub String);
 
 /// One layer of a file system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LayerRef {
     /// Its directory.
     pub snapshot: SnapshotId,

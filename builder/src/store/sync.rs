@@ -14,6 +14,7 @@
 //! Invariants: a row whose data may be lost is never used in another boot than the one that made it.
 
 use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use super::{Store, StoreError};
@@ -31,6 +32,11 @@ pub(super) fn boot() -> &'static str {
     BOOT.get_or_init(|| {
         fs::read_to_string(BOOT_ID).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
     })
+}
+
+/// Whether a store was opened before.
+pub(super) fn was_opened(root: &Path) -> bool {
+    root.join(FILE).exists()
 }
 
 impl Store {

@@ -19,6 +19,7 @@ mod cache_mounts;
 mod cli;
 mod collect;
 mod copy;
+mod damage;
 mod disk;
 mod errors;
 mod from;

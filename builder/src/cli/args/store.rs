@@ -111,6 +111,21 @@ pub struct PruneArgs {
     pub force: bool,
 }
 
+/// `kiln fsck`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 1 when something was found, also when it was repaired.")]
+pub struct FsckArgs {
+    /// Remove what is damaged, so that it is made or fetched again
+    #[arg(long)]
+    pub repair: bool,
+    /// Compare records with files, but do not read the files
+    #[arg(long)]
+    pub quick: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `kiln reset`.
 #[derive(Debug, Args)]
 pub struct ResetArgs {

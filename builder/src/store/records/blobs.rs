@@ -40,6 +40,16 @@ impl Database {
         })
     }
 
+    /// The diff_id of a snapshot that was unpacked from an image's layer.
+    pub fn image_layer(&self, snapshot: &SnapshotId) -> Result<Option<DiffId>, StoreError> {
+        let text: Option<String> = self.with(|c| {
+            c.prepare_cached("SELECT diff_id FROM layers WHERE snapshot = ?1 AND epoch = 'any'")?
+                .query_row([&snapshot.0], |row| row.get(0))
+                .optional()
+        })?;
+        text.map(|t| digest(&t).map(DiffId)).transpose()
+    }
+
     /// The blob of a layer made by this compressor, or `original` as it came.
     pub fn blob(&self, diff_id: &DiffId, compressor: &str) -> Result<Option<BlobRecord>, StoreError> {
         let row: Option<(String, String, i64)> = self.with(|c| {

@@ -63,6 +63,18 @@ pub(in crate::store) struct Doomed {
 }
 
 impl Database {
+    /// What SQLite finds wrong with the file.
+    pub(in crate::store) fn problems(&self) -> Result<Vec<String>, StoreError> {
+        let found = self.with(|c| {
+            let mut statement = c.prepare("PRAGMA integrity_check(20)")?;
+            statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+        });
+        match found {
+            Err(error) if error.is_damaged_database() => Ok(vec![error.to_string()]),
+            found => Ok(found?.into_iter().filter(|line| line != "ok").collect()),
+        }
+    }
+
     /// Every row that names data, all of one moment.
     pub(in crate::store) fn rows(&self) -> Result<Rows, StoreError> {
         self.with(|c| {
