@@ -31,6 +31,7 @@ mod oci_schema;
 mod outputs;
 mod platforms;
 mod privileges;
+mod reliability;
 mod reproducible;
 mod run;
 mod run_command;
