@@ -77,16 +77,21 @@ fn heal(store: &Store, suspect: &Suspect) -> Result<Option<String>, BuildError> 
     Ok(match suspect {
         Suspect::Blob(digest) => match store.check_blob(digest) {
             Some(finding @ (Finding::DamagedBlob { .. } | Finding::UnreadableBlob { .. })) => {
+                // Nothing of this build runs any more, and it looks everything up again.
+                store.give_up_leases()?;
                 store.discard_blob(digest)?;
                 Some(finding.to_string())
             }
+            _ if store.stat_blob(digest).is_none() => return heal(store, &Suspect::Lost(*digest)),
             _ => None,
         },
         Suspect::Lost(digest) => {
+            store.give_up_leases()?;
             store.discard_blob(digest)?;
             Some(format!("blob {digest} of the store is gone"))
         }
         Suspect::Layer(diff_id) => {
+            store.give_up_leases()?;
             store.discard_layer(diff_id)?;
             Some(format!("layer {diff_id} of a base image is gone"))
         }

@@ -59,6 +59,14 @@ pub(super) fn plural(kind: Kind) -> &'static str {
     }
 }
 
+/// `1 blob`, `2 blobs`.
+pub(super) fn counted(count: usize, plural: &str) -> String {
+    match count {
+        1 => format!("1 {}", plural.trim_end_matches('s')),
+        count => format!("{count} {plural}"),
+    }
+}
+
 /// Whether `kiln prune --all` would remove it.
 fn is_reclaimable(item: &Item) -> bool {
     !item.in_use && !item.is_image_data()

@@ -47,7 +47,7 @@ pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
 
 fn full_disk(failure: Failure) -> Failure {
     failure.with_hint(
-        "free some space, or keep the store elsewhere with --root DIR; nothing of the store is damaged",
+        "free some space (`kiln prune`), or keep the store elsewhere with --root DIR; nothing of the store is damaged",
     )
 }
 
@@ -56,9 +56,7 @@ fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| (*e).source()).any(|cause| {
         cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_full_disk)
             // A transparent error shows its source's source, so the store's own error may be missing from the chain.
-            || cause
-                .downcast_ref::<rusqlite::Error>()
-                .is_some_and(|e| e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+            || cause.downcast_ref::<rusqlite::Error>().is_some_and(crate::store::is_full_disk)
             || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
                 matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
             })

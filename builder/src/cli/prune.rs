@@ -53,8 +53,7 @@ fn counts(collected: &Collected) -> String {
     let counts = crate::store::Kind::ALL.into_iter().filter_map(|kind| {
         match collected.items.iter().filter(|item| item.kind == kind).count() {
             0 => None,
-            1 => Some(format!("1 {}", du::plural(kind).trim_end_matches('s'))),
-            count => Some(format!("{count} {}", du::plural(kind))),
+            count => Some(du::counted(count, du::plural(kind))),
         }
     });
     let counts: Vec<String> = counts.collect();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::thread::CapabilitySet;
 
 use crate::base::cancel::CancelToken;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::userns::{self, EnterError, Entered, IdMap, NoSubordinateIds};
 use crate::sys::{process, signals};
 use crate::ui::failure::{EXIT_INTERRUPTED, Failure, Kind};
@@ -98,7 +98,11 @@ pub(super) fn program_directories() -> Vec<PathBuf> {
 
 /// Opens the store.
 pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
-    let store = Store::open(root).map_err(|error| super::failure::of_store(&error))?;
+    told(root, Store::open(root))
+}
+
+fn told(root: &Path, opened: Result<Store, StoreError>) -> Result<Store, Failure> {
+    let store = opened.map_err(|error| super::failure::of_store(&error))?;
     if store.was_recovered() {
         crate::ui::print::talk(format!(
             "warning: the database of the store {} was damaged or gone; a new one was made: images are kept, cached \
@@ -118,7 +122,7 @@ pub(super) fn present_store(root: Option<PathBuf>) -> Result<Option<Store>, Fail
     }
     enter()?;
     end_on_signals();
-    open_store(&root).map(Some)
+    told(&root, Store::open_to_make_room(&root)).map(Some)
 }
 
 /// Takes the privileges that building needs. Call before any thread exists.

@@ -107,11 +107,15 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
 fn stored(root: &Path) -> Result<(String, String), Failure> {
     let store = session::open_store(root)?;
     let usage = store.usage().map_err(|e| of_store(&e))?;
-    let mut parts = vec![format!("{} images", usage.images.len())];
+    let mut parts = vec![super::du::counted(usage.images.len(), "images")];
     for kind in Kind::ALL {
         let (count, bytes) = usage.of_kind(kind);
         if count > 0 {
-            parts.push(format!("{count} {} {}", super::du::plural(kind), size::human(bytes)));
+            parts.push(format!(
+                "{} {}",
+                super::du::counted(count, super::du::plural(kind)),
+                size::human(bytes)
+            ));
         }
     }
     let holds = format!("{}: {}", size::human(usage.total_bytes()), parts.join(", "));

@@ -10,7 +10,7 @@
 //! | another `index.json` than the images give | writing it |
 //! | a snapshot whose content changed (`snapshot::check`) | forgetting and removing it |
 //!
-//! Invariants: checking changes nothing; what running processes are making is not found; repairing removes, and never
+//! Invariants: checking changes nothing but what the next writer would; what running processes are making is not found; repairing removes, and never
 //! makes up, data.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +86,8 @@ impl Store {
         if !problems.is_empty() {
             return Ok(problems.into_iter().map(|problem| Finding::Database { problem }).collect());
         }
+        // As whoever writes next would do: what a killed process left is no damage.
+        self.tidy()?;
         let found = self.look_at_records()?;
         if found.is_empty() {
             return Ok(found);
@@ -236,32 +238,30 @@ impl Store {
         Ok(recorded.collect())
     }
 
-    /// Removes a blob that is damaged or gone with all rows of it, and forgets the unpacked layers that need it: what
-    /// is wanted of them is fetched or made again. False while another process uses the blob.
-    pub fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
-        self.database.collect(|rows| {
-            let diff_ids: BTreeSet<&DiffId> = rows
+    /// Removes a blob that is damaged or gone with all rows of it, and the unpacked layers that need it: what is wanted
+    /// of them is fetched or made again.
+    pub fn discard_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let doomed = self.database.collect(|rows| {
+            let of_blob = rows
                 .blobs
                 .iter()
-                .filter(|(_, compressor, blob, _)| compressor == "original" && blob == digest)
-                .map(|(diff_id, ..)| diff_id)
-                .collect();
-            let unpacked = rows.layers.iter().filter(|(_, of_image, d)| *of_image && diff_ids.contains(d));
-            let snapshots = unpacked.map(|(id, ..)| id.clone()).collect();
+                .filter(|(_, compressor, blob, _)| compressor == "original" && blob == digest);
+            let diff_ids: BTreeSet<&DiffId> = of_blob.map(|(diff_id, ..)| diff_id).collect();
+            let snapshots = unpacked(rows, &diff_ids);
             Doomed { blobs: BTreeSet::from([*digest]), snapshots, ..Doomed::default() }
         })?;
         // Others may have it open, which they can go on reading; who opens it next finds that it is gone.
         self.remove_blob(digest)?;
-        Ok(true)
+        doomed.snapshots.iter().try_for_each(|id| self.discard_snapshot(id).map(drop))
     }
 
-    /// Forgets the unpacked layers of this diff_id, whose blob is gone: they are fetched again.
+    /// Removes the unpacked layers of this diff_id, whose blob is gone: they are fetched again.
     pub fn discard_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
-        let doomed = |rows: &Rows| {
-            let unpacked = rows.layers.iter().filter(|(_, of_image, d)| *of_image && d == diff_id);
-            Doomed { snapshots: unpacked.map(|(id, ..)| id.clone()).collect(), ..Doomed::default() }
-        };
-        self.database.collect(doomed).map(drop)
+        let doomed = self.database.collect(|rows| Doomed {
+            snapshots: unpacked(rows, &BTreeSet::from([diff_id])),
+            ..Doomed::default()
+        })?;
+        doomed.snapshots.iter().try_for_each(|id| self.discard_snapshot(id).map(drop))
     }
 
     /// Makes a finding right. False when that has to wait for a running process.
@@ -270,13 +270,11 @@ impl Store {
             Finding::DamagedBlob { digest, .. }
             | Finding::UnreadableBlob { digest, .. }
             | Finding::LostBlob { digest, .. }
-            | Finding::BlobSize { digest, .. } => self.discard_blob(digest),
+            | Finding::BlobSize { digest, .. } => self.discard_blob(digest).map(|()| true),
             Finding::LostSnapshot { id }
             | Finding::SnapshotWithoutLayer { id }
-            | Finding::UnknownSnapshot { id, .. } => {
-                self.database.forget_snapshots(std::slice::from_ref(&id.0)).map(|()| true)
-            }
-            Finding::DamagedSnapshot { id, .. } => self.discard_snapshot(id),
+            | Finding::UnknownSnapshot { id, .. }
+            | Finding::DamagedSnapshot { id, .. } => self.discard_snapshot(id),
             Finding::LostMount { id, directory } => {
                 self.database.forget_cache_mount(id, directory).map(|_| true)
             }
@@ -316,6 +314,12 @@ impl Store {
         }
         Ok(free)
     }
+}
+
+/// Snapshots that were unpacked from layers with these diff_ids.
+fn unpacked(rows: &Rows, diff_ids: &BTreeSet<&DiffId>) -> BTreeSet<SnapshotId> {
+    let layers = rows.layers.iter().filter(|(_, of_image, diff_id)| *of_image && diff_ids.contains(diff_id));
+    layers.map(|(id, ..)| id.clone()).collect()
 }
 
 #[cfg(test)]

@@ -42,11 +42,19 @@ impl Store {
 
     /// Removes what the policy says.
     pub fn prune(&self, policy: &Policy) -> Result<Collected, StoreError> {
-        self.sweep()?;
+        self.tidy()?;
         let usage = self.usage()?;
         let chosen = plan(&usage, policy, self.free_bytes()?, now());
         let old_steps = policy.unused_for.filter(|_| policy.filters.is_empty());
         self.remove_chosen(&usage, chosen, old_steps)
+    }
+
+    /// Removes data that nothing refers to.
+    pub(super) fn remove_strays(&self) -> Result<(), StoreError> {
+        let usage = self.usage()?;
+        let strays = usage.items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Stray);
+        let chosen = strays.map(|(index, _)| index).collect();
+        self.remove_chosen(&usage, chosen, None).map(drop)
     }
 
     /// Removes items of `usage` that nobody uses, and steps that were not used for `old_steps`.
@@ -84,6 +92,7 @@ impl Store {
             doomed.steps = useless.map(|step| step.key.clone()).collect();
             doomed
         };
+        self.mark_collecting(true);
         let mut moved = Vec::new();
         let doomed = match self.database.collect(decide) {
             // Forgetting takes room, too. A row without data is a miss wherever it is used.
@@ -95,6 +104,8 @@ impl Store {
             doomed => doomed?,
         };
         let items = held.displace(self, &doomed, &mut moved)?;
+        // From here on it is swept by its name.
+        self.mark_collecting(false);
         drop((lessees, held));
         Displaced(moved).remove()?;
         Ok(Collected::of(items))
@@ -323,10 +334,10 @@ impl Store {
             unused_for: Some(automatic.unused_for.unwrap_or(Automatic::UNUSED_FOR)),
             ..Policy::default()
         };
-        let strays = Policy { filters: vec![super::filter::Filter::strays()], ..Policy::default() };
         let much = Policy { scope: Scope::All, limits, ..Policy::default() };
         let mut collected = Collected::default();
-        for policy in [strays, old, much] {
+        self.remove_strays()?;
+        for policy in [old, much] {
             let more = self.prune(&policy)?;
             collected.items.extend(more.items);
             collected.freed_bytes += more.freed_bytes;

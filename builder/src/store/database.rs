@@ -207,6 +207,14 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Whether SQLite found no room on the disk.
+pub fn is_full_disk(error: &rusqlite::Error) -> bool {
+    // SQLITE_IOERR_SHMSIZE: the index of the log could not be made larger.
+    const SHM_SIZE: i32 = 10 | 19 << 8;
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        || error.sqlite_error().is_some_and(|error| error.extended_code == SHM_SIZE)
+}
+
 /// Gives a damaged database another name. `user` takes it for itself.
 fn set_aside(path: &Path, user: &File) -> Result<(), StoreError> {
     if !range_lock::try_exclude(user, USERS).map_err(StoreError::io("lock", path))? {

@@ -120,11 +120,6 @@ fn kinds(word: &str) -> Option<Vec<Kind>> {
 }
 
 impl Filter {
-    /// Data that nothing refers to.
-    pub(super) fn strays() -> Self {
-        Self { field: Field::Kind(vec![Kind::Stray]), negated: false }
-    }
-
     /// Whether an item passes.
     pub fn passes(&self, item: &Item) -> bool {
         let holds = match &self.field {

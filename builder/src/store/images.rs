@@ -45,6 +45,7 @@ impl Store {
             }
         }
         let own: BTreeSet<String> = self.parts(&image.digest).blobs.iter().map(ToString::to_string).collect();
+        self.writing()?;
         self.database.unname_image(name)?;
         self.write_index()?;
         let usage = self.usage()?;

@@ -113,6 +113,16 @@ impl Store {
         }
     }
 
+    /// Gives up all leases of this process. Whoever goes on has to find everything anew.
+    pub fn give_up_leases(&self) -> Result<(), StoreError> {
+        let mut held = self.leases.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clear();
+        match self.leases.file.get() {
+            Some(file) => range_lock::release_all(file).map_err(StoreError::io("unlock", &self.lease_path())),
+            None => Ok(()),
+        }
+    }
+
     /// Writes down which steps were used. Called at the end of a build; what is lost makes a step look older than it
     /// is.
     pub fn write_uses(&self) -> Result<(), StoreError> {

@@ -8,9 +8,13 @@
 //!   stubs/ID                                 empty mount points, the lowest lower of every RUN
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
+<<<<<<< HEAD
 //!   locks/KEY                                steps that run right now (claims.rs)
 //!   records/TIME-ID/                         what builds did (room `record`)
 //!   secret-key                               makes fingerprints of secrets (secret_key.rs)
+=======
+//!   ballast                                  room to make room with on a full disk
+>>>>>>> wt-gc
 //!   boot                                     the boot in which it was last opened (sync.rs)
 //!   collected                                its time is that of the last automatic collection
 //!   leases                                   one byte for each thing that a running process uses (leases.rs)
@@ -49,7 +53,7 @@ pub use blobs::{BlobWriter, IncomingBlob};
 pub use check::{Finding, Recorded};
 pub use claims::StepClaim;
 pub use collect::{Automatic, Collected};
-pub use database::Database;
+pub use database::{Database, is_full_disk};
 pub use filter::{Filter, FilterError};
 pub use images::ImageRemoval;
 pub use leases::{PRECISION_SECONDS, Thing};
@@ -116,13 +120,16 @@ impl StoreError {
             Self::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::Database { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
+            Self::Database { source, .. } => database::is_full_disk(source),
             _ => false,
         }
     }
 }
+
+/// A file that takes room for nothing, so that some can be made on a full disk.
+const BALLAST: &str = "ballast";
+/// Enough for SQLite's log and for forgetting some rows.
+const BALLAST_BYTES: u64 = 1 << 20;
 
 /// An open store.
 #[derive(Debug)]
@@ -137,6 +144,12 @@ pub struct Store {
 impl Store {
     /// Opens the store at `root`, making it when it is not there.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self::open_as_it_is(root)?;
+        store.keep_ballast();
+        Ok(store)
+    }
+
+    fn open_as_it_is(root: &Path) -> Result<Self, StoreError> {
         let make = |path: &Path| {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -174,6 +187,31 @@ impl Store {
             store.restore_names()?;
         }
         Ok(store)
+    }
+
+    /// [`Store::open`] for commands that make room: where there is none left even for the database to be opened, the
+    /// ballast makes some.
+    pub fn open_to_make_room(root: &Path) -> Result<Self, StoreError> {
+        match Self::open(root) {
+            Err(error) if error.is_full_disk() && fs::remove_file(root.join(BALLAST)).is_ok() => {
+                Self::open(root)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Makes sure that there is something that can be thrown away when the disk is full.
+    fn keep_ballast(&self) {
+        let path = self.root.join(BALLAST);
+        if path.exists() {
+            return;
+        }
+        // Without it a full disk has to be helped from outside; there is no sense in failing for that.
+        let _ = fs::File::create(&path).and_then(|file| {
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BALLAST_BYTES)
+                .or_else(|_| fs::remove_file(&path).map_err(|_| rustix::io::Errno::NOSPC))
+                .map_err(io::Error::from)
+        });
     }
 
     /// Whether the database was found damaged and made anew when the store was opened.

@@ -10,7 +10,8 @@ use super::{StoreError, process, remove_tree};
 
 /// What kiln puts into a store, the database last: without it the directory is no store any more, so an interrupted
 /// removal can be taken up again.
-const CONTENT: [&str; 21] = [
+const CONTENT: [&str; 22] = [
+    "ballast",
     "blobs",
     "snapshots",
     "mounts",

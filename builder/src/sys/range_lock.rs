@@ -14,6 +14,7 @@ use std::os::fd::AsRawFd as _;
 enum Wanted {
     Shared,
     Exclusive,
+    Nothing,
 }
 
 /// Takes a shared lock on the byte at `offset`, waiting for whoever has it for itself.
@@ -36,6 +37,14 @@ pub fn try_exclude(file: &File, offset: u64) -> io::Result<bool> {
     }
 }
 
+/// Gives all bytes of the file free.
+pub fn release_all(file: &File) -> io::Result<()> {
+    let mut request = request(0, Wanted::Nothing)?;
+    // Up to whatever the end is.
+    request.l_len = 0;
+    call(file, libc::F_OFD_SETLK, &mut request)
+}
+
 /// Whether another open file has a lock on the byte at `offset`.
 pub fn is_held(file: &File, offset: u64) -> io::Result<bool> {
     let mut request = request(offset, Wanted::Exclusive)?;
@@ -51,6 +60,7 @@ fn request(offset: u64, wanted: Wanted) -> io::Result<libc::flock> {
     let kind = match wanted {
         Wanted::Shared => libc::F_RDLCK,
         Wanted::Exclusive => libc::F_WRLCK,
+        Wanted::Nothing => libc::F_UNLCK,
     };
     // SAFETY: `flock` is plain integers, for which zero is a value; `l_pid` has to be zero for these commands.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
@@ -91,8 +101,8 @@ mod tests {
         drop(other);
         assert!(try_exclude(&third, 7).unwrap());
         let fourth = open();
-        assert!(is_held(&fourth, 7).unwrap());
-        drop(third);
-        assert!(!is_held(&fourth, 8).unwrap());
+        assert!(is_held(&fourth, 7).unwrap() && is_held(&fourth, 8).unwrap());
+        release_all(&third).unwrap();
+        assert!(!is_held(&fourth, 7).unwrap() && !is_held(&fourth, 8).unwrap());
     }
 }

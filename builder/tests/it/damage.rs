@@ -136,16 +136,14 @@ fn a_cut_database() {
     let Some((project, digest)) = built() else { return };
     crate::project::Ended::of(&mut project.build_command(["-t", "kept"])).ok();
     let path = project.store().join("kiln.db");
-    let whole = fs::read(&path).expect("database");
-    for length in [0, 50, 4096, whole.len() / 2, whole.len() - 1] {
-        fs::File::options().write(true).open(&path).expect("open").set_len(length as u64).expect("cut");
+    for part in [0.0, 0.001, 0.1, 0.5, 0.999] {
+        let length = (fs::metadata(&path).expect("database").len() as f64 * part) as u64;
+        fs::File::options().write(true).open(&path).expect("open").set_len(length).expect("cut");
         let again = build(&project);
         assert_eq!(again.image().digest, digest, "{length}: {}", again.log());
-        assert!(
-            again.log().contains("kiln.db") || again.log().contains("database of the store"),
-            "{}",
-            again.log()
-        );
+        // Opening does not see that a part of the last page is gone, when it does not need that.
+        let told = again.log().contains("the database of the store");
+        assert!(told || part > 0.9, "{length}: {}", again.log());
         assert_eq!(project.run(&["images", "-q"]).ok().stdout.lines().count(), 1, "the image keeps its name");
         project.run(&["fsck", "--repair"]);
         project.run(&["fsck"]).ok();

@@ -32,6 +32,7 @@ mod outputs;
 mod platforms;
 mod privileges;
 mod records;
+mod reliability;
 mod reproducible;
 mod run;
 mod run_command;
