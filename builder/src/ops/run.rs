@@ -1,7 +1,7 @@
 //! RUN: from a spec to a command in a sandbox, and its diff.
 //!
 //! Invariants:
-//! - secrets are read here and nowhere else, and go to the sandbox only;
+//! - secrets are read here and nowhere else; they go to the sandbox, and to what masks them in records;
 //! - the snapshot is committed only after the command ended with status 0.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,12 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, FileType, unlinkat};
 
+use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
 use crate::image::platform::Platform;
@@ -32,6 +34,7 @@ use crate::sandbox::spec::{
 };
 use crate::snapshot::overlay::Begun;
 use crate::snapshot::tree;
+use crate::store::Thing;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
@@ -175,7 +178,11 @@ impl Prepared {
     /// With what programs of another processor need.
     fn for_platform(executor: &LocalExecutor<'_>, platform: &Platform) -> Result<Self, OpError> {
         let mut prepared = Self::default();
-        match emulate::support(&executor.host, platform) {
+        match emulate::support(
+            &executor.host.architecture,
+            &platform.architecture,
+            &executor.defaults.programs,
+        ) {
             Support::Native | Support::Registered => {}
             Support::Own(handler) => prepared.handler = Some(handler),
             Support::Visible(interpreter) => {
@@ -266,7 +273,7 @@ fn prepare_mount(
         MountSource::Tmpfs { size_bytes } => {
             prepared.add(mount, SandboxSource::Tmpfs { size_bytes: *size_bytes }, true);
         }
-        MountSource::Secret { id, env, required, mode, uid, gid } => {
+        MountSource::Secret { id, env, required, mode, uid, gid, cache_key: _ } => {
             let Some(value) = read_secret(executor, id)? else {
                 return if *required { Err(OpError::MissingSecret { id: id.clone() }) } else { Ok(()) };
             };
@@ -303,16 +310,38 @@ fn read_secret(executor: &LocalExecutor<'_>, id: &str) -> Result<Option<Vec<u8>>
     match executor.defaults.secrets.get(id) {
         None => Ok(None),
         Some(SecretSource::Value(value)) => Ok(Some(value.clone())),
-        Some(SecretSource::File(path)) => {
-            let mut bytes = Vec::new();
-            let file = File::open(path).map_err(fail)?;
-            file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-            if bytes.len() as u64 > MAX_SECRET_BYTES {
-                return Err(OpError::LargeSecret { id: id.to_owned(), limit: MAX_SECRET_BYTES });
-            }
-            Ok(Some(bytes))
-        }
+        Some(SecretSource::File(path)) => match read_secret_file(path).map_err(fail)? {
+            None => Err(OpError::LargeSecret { id: id.to_owned(), limit: MAX_SECRET_BYTES }),
+            value => Ok(value),
+        },
     }
+}
+
+/// The content of a secret's file; `None` when it is too large.
+pub(super) fn read_secret_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= MAX_SECRET_BYTES).then_some(bytes))
+}
+
+/// What the key holds of secrets whose mounts say `cachekey=true`: HMACs, so that who has the key but not the store
+/// learns nothing of a value, not even by guessing.
+pub(super) fn secrets_in_key(
+    executor: &LocalExecutor<'_>,
+    spec: &RunSpec,
+) -> Result<Option<Digest>, OpError> {
+    let mut hasher = KeyHasher::new("kiln/secrets/v1");
+    let mut any = false;
+    for mount in &spec.mounts {
+        let MountSource::Secret { id, cache_key: true, .. } = &mount.source else { continue };
+        any = true;
+        hasher.field(id.as_bytes());
+        match read_secret(executor, id)? {
+            Some(value) => hasher.digest(&executor.store.secret_fingerprint(id, &value)?),
+            None => hasher.field(b""),
+        };
+    }
+    Ok(any.then(|| hasher.finish()))
 }
 
 /// The directories of all cache mounts of a RUN, locked as their sharing says. One id is one directory, also when it
@@ -407,8 +436,7 @@ fn claim_cache(
     let database = executor.store.database();
     // `--no-cache` begins with empty caches (semantics fact 120).
     if !vertex.ignore_cache
-        && let Some(directory) = database.cache_mount(id)?
-        && executor.store.path(&directory).is_dir()
+        && let Some(directory) = executor.store.use_cache_mount(id)?
     {
         return Ok(directory);
     }
@@ -435,14 +463,20 @@ fn claim_cache(
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let relative = format!("mounts/{name}");
-    let replace = vertex.ignore_cache
-        || database.cache_mount(id)?.is_some_and(|directory| !executor.store.path(&directory).is_dir());
-    let claimed = database.claim_cache_mount(id, &relative, replace)?;
+    executor.store.lease(Thing::Mount(&relative))?;
+    let earlier = database.cache_mount(id)?.map(|mount| mount.directory);
+    let lost = earlier.as_ref().is_some_and(|directory| !executor.store.path(directory).is_dir());
+    let claimed = database.claim_cache_mount(id, &relative, vertex.ignore_cache || lost)?;
     if claimed == relative {
         // Kept: the store's collection decides about it from now on.
         let _ = fresh.keep();
+        if let Some(earlier) = earlier {
+            executor.store.discard_mount_directory(&earlier)?;
+        }
+        return Ok(claimed);
     }
-    Ok(claimed)
+    // Another process was first.
+    executor.store.use_cache_mount(id)?.ok_or_else(|| OpError::CacheMount { id: id.to_owned() })
 }
 
 fn sandbox_spec(
