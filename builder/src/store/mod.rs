@@ -5,7 +5,8 @@
 //!   oci-layout, index.json, blobs/sha256/…   a valid OCI image layout: what `kiln images` lists
 //!   snapshots/ID/{fs,work}                   one directory for each layer, as an overlay upper or lower
 //!   mounts/ID                                cache mounts
-//!   stubs/ID                                 empty mount points, the lowest lower of every RUN
+//!   stubs/ID                                 empty mount points, the lowest lower of every RUN;
+//!                                            files of --ca-bundle, the uppermost one
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
 //!   locks/KEY                                steps that run right now (claims.rs)
