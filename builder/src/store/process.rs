@@ -59,6 +59,7 @@ impl Store {
 
     /// Removes what dead processes left unfinished.
     fn sweep(&self) -> Result<(), StoreError> {
+        self.sweep_claims();
         let dir = self.root.join("tmp");
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
             let entry = entry.map_err(StoreError::io("list", &dir))?;

@@ -16,6 +16,7 @@ mod add;
 mod args;
 mod cache;
 mod cli;
+mod context_reads;
 mod copy;
 mod disk;
 mod errors;
