@@ -25,8 +25,13 @@ fn opened(project: &Project) -> BTreeSet<String> {
     command.env("KILN_ROOT", project.store()).env("HOME", project.path("."));
     Ended::of(&mut command).ok();
     let text = fs::read_to_string(&trace).expect("trace");
-    let lines = text.lines().take_while(|line| !(line.contains("\"file-") && line.contains("O_CREAT")));
-    lines.filter_map(|line| Some(line.split_once("\"file-")?.1.split('"').next()?.to_owned())).collect()
+    let of_files: Vec<&str> = text.lines().filter(|line| line.contains("\"file-")).collect();
+    // The thread that copies opens its first source before its first copy.
+    let thread = |line: &str| line.split(' ').next().map(str::to_owned);
+    let copies = of_files.iter().position(|line| line.contains("O_CREAT")).unwrap_or(of_files.len());
+    let copier = of_files.get(copies).and_then(|line| thread(line));
+    let before = of_files.iter().take(copies).filter(|line| copier.is_none() || thread(line) != copier);
+    before.filter_map(|line| Some(line.split_once("\"file-")?.1.split('"').next()?.to_owned())).collect()
 }
 
 #[test]
