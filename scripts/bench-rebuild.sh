@@ -3,7 +3,9 @@
 # processes, kiln and buildah in turn. Then one changed file. Usage: scripts/bench-rebuild.sh KILN [DIR]
 set -eu
 kiln=$(realpath "$1")
-dir=$(realpath "$(mktemp -d "${2:-/var/tmp}/kiln-bench-XXXXXX")")
+# buildah makes an image name of the path, so it has no capital letters.
+dir="$(realpath "${2:-/var/tmp}")/kiln-bench-$$"
+mkdir "$dir"
 trap 'rm -rf "$dir"' EXIT
 export KILN_ROOT="$dir/store"
 
