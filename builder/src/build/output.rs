@@ -157,6 +157,8 @@ impl Writer<'_> {
 
     /// Gives the image its names in the store.
     fn keep(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        // Should the index be left behind, the next process brings it up to date.
+        self.environment.store.writing()?;
         for name in names {
             self.environment.store.database().name_image(&ImageRecord {
                 name: name.to_string(),

@@ -24,6 +24,12 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
         }
+        error if error.is_damaged_database() => {
+            failure.with_hint("`kiln fsck --repair` makes a new one: images are kept, cached steps run again")
+        }
+        StoreError::DamagedInUse { .. } => {
+            failure.with_hint("a new one is made when they have ended; try again then")
+        }
         StoreError::Database { .. } => {
             failure.with_hint("see whether another program uses the file; move it away to start anew")
         }
@@ -31,9 +37,17 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
     }
 }
 
+/// A failure of a command that only handles the store and files.
+pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
+    if is_full_disk(error) {
+        return full_disk(Failure::from_error(Kind::Resources, error));
+    }
+    Failure::from_error(Kind::User, error)
+}
+
 fn full_disk(failure: Failure) -> Failure {
     failure.with_hint(
-        "free some space, or keep the store elsewhere with --root DIR; nothing of the store is damaged",
+        "free some space (`kiln prune`), or keep the store elsewhere with --root DIR; nothing of the store is damaged",
     )
 }
 
@@ -42,9 +56,7 @@ fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| (*e).source()).any(|cause| {
         cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_full_disk)
             // A transparent error shows its source's source, so the store's own error may be missing from the chain.
-            || cause
-                .downcast_ref::<rusqlite::Error>()
-                .is_some_and(|e| e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+            || cause.downcast_ref::<rusqlite::Error>().is_some_and(crate::store::is_full_disk)
             || cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
                 matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
             })

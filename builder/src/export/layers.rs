@@ -106,6 +106,9 @@ fn one(
             }
         }
         if let Some(blob) = database.blob(&diff_id, "original")? {
+            if store.blob_size(&blob.digest) != Some(blob.size_bytes) {
+                return Err(StoreError::DamagedBlob { digest: blob.digest }.into());
+            }
             return recompress(store, &diff_id, &blob, options);
         }
     }
@@ -133,6 +136,10 @@ fn write(
     layer: &LayerRef,
     options: &LayerOptions,
 ) -> Result<ExportedLayer, LayerError> {
+    // Its bytes are its registry's, and no other ones will do.
+    if let Some(diff_id) = store.database().image_layer(&layer.snapshot)? {
+        return Err(StoreError::LostLayer { diff_id }.into());
+    }
     let upper = snapshots.layer_dir(&layer.snapshot)?;
     let view = if below.is_empty() || layer.standalone { None } else { Some(snapshots.view(below)?) };
     let (incoming, mut sink) = sink(store, options)?;
@@ -154,7 +161,10 @@ fn recompress(
     let mut plain = compress::decompressor(file).map_err(LayerError::Compress)?;
     let (incoming, mut sink) = sink(store, options)?;
     let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel };
-    io::copy(&mut plain, &mut out).map_err(LayerError::Compress)?;
+    io::copy(&mut plain, &mut out).map_err(|error| match store.check_blob(&blob.digest) {
+        Some(_) => StoreError::DamagedBlob { digest: blob.digest }.into(),
+        None => LayerError::Compress(error),
+    })?;
     sink.flush().map_err(LayerError::Compress)?;
     let exported = keep(store, incoming, sink, options)?;
     if exported.diff_id != *diff_id {

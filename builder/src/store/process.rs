@@ -5,8 +5,10 @@
 //! - the lock file is locked before its token is used in any name, and locks die with their process, however it dies;
 //! - a snapshot with a row is finished: it stays, whoever made it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +23,17 @@ pub(super) struct Process {
     count: AtomicU64,
     path: PathBuf,
     /// Held locked as long as the store is open.
-    _lock: File,
+    lock: File,
 }
+
+/// Lock files of processes that have ended, held.
+#[derive(Debug, Default)]
+struct Dead {
+    locks: Vec<(File, PathBuf)>,
+}
+
+/// In the lock file of a process that is between forgetting and removing data.
+const COLLECTING: &[u8] = b"collecting";
 
 impl Drop for Store {
     fn drop(&mut self) {
@@ -41,12 +52,22 @@ impl Store {
         Ok(format!("{}-{number:x}", process.token))
     }
 
+    /// Tokens of the processes that are running, this one included.
+    pub(super) fn live_tokens(&self) -> Result<BTreeSet<String>, StoreError> {
+        live(&self.root)
+    }
+
+    /// Makes this process known as one that writes, so that the next one puts right what it leaves half done.
+    pub fn writing(&self) -> Result<(), StoreError> {
+        self.writer().map(drop)
+    }
+
     fn writer(&self) -> Result<&Process, StoreError> {
         if let Some(process) = self.process.get() {
             return Ok(process);
         }
         // Two threads may both come here; the loser's lock file goes with its lock at the next sweep.
-        self.sweep()?;
+        let dead = self.sweep()?;
         let mut bytes = [0u8; 8];
         let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
         filled.map_err(|e| StoreError::io("draw a random name for", &self.root)(e.into()))?;
@@ -54,13 +75,33 @@ impl Store {
         let path = self.root.join("tmp").join(format!("{LOCK_PREFIX}{token}"));
         let lock = File::create(&path).map_err(StoreError::io("create", &path))?;
         lock.lock().map_err(StoreError::io("lock", &path))?;
-        Ok(self.process.get_or_init(|| Process { token, count: AtomicU64::new(0), path, _lock: lock }))
+        let process = self.process.get_or_init(|| Process { token, count: AtomicU64::new(0), path, lock });
+        self.settle_for(dead)?;
+        Ok(process)
+    }
+
+    /// Puts right what dead processes left half done.
+    pub(super) fn tidy(&self) -> Result<(), StoreError> {
+        let dead = self.sweep()?;
+        self.settle_for(dead)
+    }
+
+    /// Says in this process' lock file that it is between forgetting and removing, or no longer.
+    pub(super) fn mark_collecting(&self, collecting: bool) {
+        // A full disk may leave no room to say so; then what a kill leaves waits for the next collection.
+        if let Ok(process) = self.writer() {
+            let _ = process.lock.set_len(0);
+            if collecting {
+                let _ = process.lock.write_all_at(COLLECTING, 0);
+            }
+        }
     }
 
     /// Removes what dead processes left unfinished.
-    fn sweep(&self) -> Result<(), StoreError> {
+    fn sweep(&self) -> Result<Dead, StoreError> {
         self.sweep_claims();
         let dir = self.root.join("tmp");
+        let mut dead = Dead::default();
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
             let entry = entry.map_err(StoreError::io("list", &dir))?;
             let name = entry.file_name();
@@ -74,8 +115,24 @@ impl Store {
                 Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
             self.remove_unfinished(token)?;
-            // Last, so that an interrupted sweep is taken up again.
-            remove(&path).map_err(StoreError::io("remove", &path))?;
+            dead.locks.push((lock, path));
+        }
+        Ok(dead)
+    }
+
+    /// What a process may have left besides unfinished names: an index that lags the images, data whose rows are gone.
+    fn settle_for(&self, dead: Dead) -> Result<(), StoreError> {
+        if dead.locks.is_empty() {
+            return Ok(());
+        }
+        self.write_index()?;
+        let mut bytes = [0; COLLECTING.len()];
+        if dead.locks.iter().any(|(lock, _)| lock.read_exact_at(&mut bytes, 0).is_ok()) {
+            self.remove_strays()?;
+        }
+        // Last, so that what is interrupted is taken up again.
+        for (_lock, path) in &dead.locks {
+            remove(path).map_err(StoreError::io("remove", path))?;
         }
         Ok(())
     }
@@ -107,7 +164,28 @@ impl Store {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Tokens of the processes that write into a store.
+pub(super) fn live(root: &Path) -> Result<BTreeSet<String>, StoreError> {
+    let dir = root.join("tmp");
+    let mut live = BTreeSet::new();
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(live),
+        entries => entries.map_err(StoreError::io("list", &dir))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("list", &dir))?;
+        let name = entry.file_name();
+        let Some(token) = name.to_str().and_then(|name| name.strip_prefix(LOCK_PREFIX)) else { continue };
+        if let Ok(lock) = File::open(entry.path())
+            && matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+        {
+            live.insert(token.to_owned());
+        }
+    }
+    Ok(live)
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => super::remove_tree(path),
         Ok(_) => fs::remove_file(path),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::base::{Member, image, tar};
 use crate::project::{Ended, Project, binary, is_root, skipped};
-use crate::server::Server;
+use crate::server::{Response, Server};
 
 /// Whether `unshare` with these flags works here.
 fn can_unshare(flags: &[&str]) -> bool {
@@ -94,6 +94,87 @@ fn a_command_that_fills_the_disk_and_does_not_mind() {
     let Some((first, second)) = on_a_small_disk(&project, text) else { return };
     first.fails(102, &["--root"]);
     second.ok();
+}
+
+#[test]
+fn a_download_that_does_not_fit() {
+    let data = noise(30 << 20);
+    let server = Server::start(move |_| Response::new(200, data.clone()));
+    let project = Project::new();
+    let text = format!("FROM scratch\nADD http://{}/big /\n", server.address);
+    let Some((first, second)) = on_a_small_disk(&project, &text) else { return };
+    first.fails(102, &["o space left", "--root"]);
+    second.ok();
+}
+
+#[test]
+fn layers_that_do_not_fit_when_they_are_written() {
+    // The snapshot fits, its layer does not.
+    let project = Project::new().file("big", noise(8 << 20));
+    let Some((first, second)) = on_a_small_disk(&project, "FROM scratch\nCOPY big /\n") else { return };
+    first.fails(102, &["o space left", "--root"]);
+    second.ok();
+}
+
+#[test]
+fn an_archive_whose_content_does_not_fit() {
+    let big = noise(30 << 20);
+    let archive = tar(&[Member::File("big", 0o644, &big)]);
+    let project = Project::new().file("a.tar", archive);
+    let Some((first, second)) = on_a_small_disk(&project, "FROM scratch\nADD a.tar /\n") else { return };
+    first.fails(102, &["o space left", "--root"]);
+    second.ok();
+}
+
+#[test]
+fn a_copy_from_a_stage_that_does_not_fit() {
+    let project = Project::new().file("big", noise(5 << 20));
+    let text =
+        "FROM scratch AS one\nCOPY big /\nFROM scratch\nCOPY --from=one / /a\nCOPY --link --from=one / /b\n";
+    let Some((first, second)) = on_a_small_disk(&project, text) else { return };
+    first.fails(102, &["o space left", "--root"]);
+    second.ok();
+}
+
+#[test]
+fn a_cache_mount_that_fills_the_disk() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN --mount=type=cache,target=/c dd if=/dev/urandom of=/c/big bs=1M count=30\n";
+    let Some((first, second)) = on_a_small_disk(&project, text) else { return };
+    assert!(matches!(first.code, Some(1 | 102)), "{:?}\n{}", first.code, first.stderr);
+    assert!(first.stderr.contains("o space left"), "{}", first.stderr);
+    second.ok();
+}
+
+/// On a disk without a byte left builds fail clearly, and `kiln prune` still makes room.
+#[test]
+fn a_disk_that_is_full_altogether() {
+    if !is_root() || !can_unshare(&["-m"]) {
+        skipped("a small file system can be mounted by root only");
+        return;
+    }
+    let Some(project) = Project::with_base() else { return };
+    project.write("Buildfile", "FROM base\nRUN head -c 3000000 /dev/urandom > /f\n");
+    let store = project.store();
+    std::fs::create_dir(&store).expect("mount point");
+    let script = "set -e; mount -t tmpfs -o size=24m,mode=700 kiln-it \"$KILN_ROOT\"; kiln=$1\n\
+                  \"$@\" 2> first\n\
+                  (head -c 100000000 /dev/zero > \"$KILN_ROOT/filler\" || true) 2> /dev/null\n\
+                  sed -i s/3000000/3000001/ context/Buildfile\n\
+                  code=0; \"$@\" 2> full || code=$?; echo $code > full.code\n\
+                  $kiln du > du\n\
+                  $kiln prune --all > pruned 2>&1\n\
+                  \"$@\" 2> third\n\
+                  $kiln fsck > fsck 2>&1\n";
+    let build = project.build_command(["-o", "type=oci,dest=out.tar"]);
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(binary()).args(build.get_args());
+    command.current_dir(project.path(".")).env("KILN_ROOT", &store).env("HOME", project.path("."));
+    Ended::of(&mut command).ok();
+    let read = |name: &str| std::fs::read_to_string(project.path(name)).expect("output");
+    assert_eq!(read("full.code").trim(), "102", "{}", read("full"));
+    assert!(read("full").contains("--root"), "{}", read("full"));
+    assert!(read("pruned").contains("freed ") && !read("pruned").contains("freed 0B"), "{}", read("pruned"));
 }
 
 /// Runs `kiln build` of a RUN in a user namespace that may not have further ones.

@@ -2,12 +2,12 @@
 //!
 //! Invariants: the environment of `kiln` is empty but for PATH and HOME, so that a test says all that it depends on.
 
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -30,7 +30,7 @@ pub fn binary() -> PathBuf {
 pub struct Project {
     dir: TempDir,
     has_base: bool,
-    outputs: Cell<u32>,
+    outputs: AtomicU32,
 }
 
 impl Project {
@@ -38,7 +38,7 @@ impl Project {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("kiln-it-").tempdir().expect("temporary directory");
         fs::create_dir(dir.path().join("context")).expect("context directory");
-        Self { dir, has_base: false, outputs: Cell::new(0) }
+        Self { dir, has_base: false, outputs: AtomicU32::new(0) }
     }
 
     /// [`Project::new`] with an image `base` that has a shell. None, said aloud, where there is no static busybox.
@@ -119,7 +119,7 @@ impl Project {
 
     /// [`Project::build`] with changes to the command.
     pub fn build_with(&self, flags: &[&str], change: impl FnOnce(&mut Command)) -> Built {
-        let number = self.outputs.replace(self.outputs.get() + 1);
+        let number = self.outputs.fetch_add(1, Ordering::SeqCst);
         let archive = self.path(&format!("out{number}.tar"));
         let mut command = self.build_command(flags);
         command.arg("-o").arg(format!("type=oci,dest={}", archive.display()));
