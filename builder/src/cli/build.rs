@@ -17,12 +17,13 @@ use super::context::{self, Finder};
 use super::failure::{self, File};
 use super::privileges::{self, Resolved};
 use super::session::{self, Privilege};
+use super::surroundings;
 use crate::base::cancel::CancelToken;
 use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
 use crate::export::spec::{OutputKind, OutputSpec};
 use crate::net::Net;
-use crate::ops::{Agent, RunDefaults, SecretSource};
+use crate::ops::{RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
 use crate::plan::without_credentials;
 use crate::record::{About, BuildRecord, Recorder, Shelf};
@@ -70,7 +71,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let resolved = privileges::resolve(&args.privileges)?;
     resolved.notices.iter().for_each(|notice| progress.sink().warn(notice.clone()));
     let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
-    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids)).with_devices(devices);
+    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids))
+        .with_devices(devices)
+        .with_network(surroundings::network_means()?);
     let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
@@ -190,6 +193,7 @@ fn request(
         no_cache: args.no_cache || args.cache_ttl == Some(Duration::ZERO),
         no_cache_stages: args.no_cache_filter.clone(),
         extra_host_names: Vec::new(),
+        mounts: args.mounts.clone(),
         ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
         shm_size_bytes: args.shm_size,
         privileges: resolved.privileges.clone(),
@@ -199,8 +203,9 @@ fn request(
     bound(&mut defaults, &args.limits, resolved);
     defaults.proxy_env = proxy_env;
     defaults.secrets = args.secrets.iter().map(secret).collect::<Result<_, _>>()?;
+    defaults.authorities = surroundings::authorities(args.ca_bundle.as_deref())?;
     for spec in &args.ssh {
-        defaults.agents.insert(spec.id.clone(), agent(&spec.id, &spec.paths)?);
+        defaults.agents.insert(spec.id.clone(), surroundings::agent(spec)?);
     }
     let plan =
         PlanOptions { extra_host_names: defaults.hosts.iter().map(|h| h.name.clone()).collect(), ..plan };
@@ -324,30 +329,6 @@ fn secret(spec: &SecretSpec) -> Result<(String, SecretSource), Failure> {
         },
     };
     Ok((spec.id.clone(), source))
-}
-
-fn agent(id: &str, paths: &[PathBuf]) -> Result<Agent, Failure> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let socket = match paths {
-        [] => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from).ok_or_else(|| {
-            usage(format!("--ssh {id}: there is no agent: SSH_AUTH_SOCK is not set")).with_hint(
-                "start one: eval \"$(ssh-agent)\" && ssh-add, or name its socket: --ssh default=SOCKET",
-            )
-        })?,
-        [socket] => socket.clone(),
-        _ => return Err(usage(format!("--ssh {id}: name one socket"))),
-    };
-    match std::fs::metadata(&socket) {
-        Ok(metadata) if metadata.file_type().is_socket() => Ok(Agent { socket }),
-        Ok(_) => Err(usage(format!("--ssh {id}: `{}` is not an agent's socket", socket.display()))
-            .with_hint(
-                "keys are offered through an agent: eval \"$(ssh-agent)\" && ssh-add KEY, then --ssh default",
-            )),
-        Err(error) => Err(Failure {
-            causes: vec![error.to_string()],
-            ..usage(format!("--ssh {id}: cannot use `{}`", socket.display()))
-        }),
-    }
 }
 
 /// `--source-date-epoch context`: the time of the commit that the context directory stands at.

@@ -119,6 +119,12 @@ fn kind(error: &BuildError) -> Kind {
 
 fn hint(error: &OpError) -> Option<String> {
     Some(match error {
+        OpError::Sandbox(SandboxError::NoNetwork(_)) => {
+            "install passt or slirp4netns, or do without: --network=none, or --network=host with --allow network.host"
+                .to_owned()
+        }
+        OpError::LargeVariable { .. } => "take it as a file: leave `env` out of the mount".to_owned(),
+        OpError::MissingAgent { id } => format!("give one with --ssh {id}, --ssh {id}=SOCKET or --ssh {id}=KEY"),
         OpError::MissingSecret { id } => format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE"),
         OpError::OutOfMemory { .. } => {
             "raise the limit (--memory of the command line or of the RUN), or have the command use less, e.g. with \

@@ -16,6 +16,7 @@ mod rmi;
 mod run;
 mod session;
 mod store;
+mod surroundings;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

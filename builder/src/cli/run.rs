@@ -9,6 +9,7 @@ use super::build::{bound, client, defaults, network, pull};
 use super::failure::{self, File};
 use super::privileges;
 use super::session::{self, Privilege};
+use super::surroundings;
 use crate::base::cancel::CancelToken;
 use crate::build::{self, Environment, RunRequest};
 use crate::context::git::GitEnvironment;
@@ -38,10 +39,13 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     let resolved = privileges::resolve(&args.privileges)?;
     resolved.notices.iter().for_each(|notice| crate::ui::print::talk(format!("warning: {notice}")));
     let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
-    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids)).with_devices(devices);
+    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids))
+        .with_devices(devices)
+        .with_network(surroundings::network_means()?);
     let privileges = resolved.privileges.clone();
     let mut defaults = defaults(&args.add_hosts, &args.dns, &[], &[])?;
     bound(&mut defaults, &args.limits, resolved);
+    defaults.authorities = surroundings::authorities(args.ca_bundle.as_deref())?;
     let request = RunRequest {
         image: match &args.image {
             RunImage::Named(reference) => reference.to_string(),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::{ImagesArgs, InfoArgs, InstallAliasArgs};
 use super::failure::of_store;
-use super::{privileges, session};
+use super::{privileges, session, surroundings};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::cgroup::{Controller, Placement, Version};
@@ -70,8 +70,12 @@ pub(super) fn familiar(name: &str) -> String {
 pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure> {
     let root = session::store_root(root)?;
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut network = "not tried".to_owned();
     let (mode, reason, entered) = match session::enter() {
-        Ok(privilege) => (privilege.describe().to_owned(), privilege.reason(), true),
+        Ok(privilege) => {
+            network = surroundings::network(session::idmap(privilege, false))?;
+            (privilege.describe().to_owned(), privilege.reason(), true)
+        }
         Err(failure) => {
             let reason = failure.causes.iter().chain(&failure.hints).cloned().collect::<Vec<_>>().join("; ");
             (format!("not possible: {}", failure.message), reason, false)
@@ -91,6 +95,7 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
         ("sandbox", mode),
         ("reason", reason),
         ("overlay", overlay),
+        ("network", network),
         ("limits", limits()),
         ("emulated", emulated()),
         ("labels", labels()),

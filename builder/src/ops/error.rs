@@ -37,6 +37,8 @@ pub enum OpError {
     LargeSecret { id: String, limit: u64 },
     #[error("secret `{id}` is not text, so it cannot be put into a variable")]
     BinarySecret { id: String },
+    #[error("secret `{id}` is longer than {limit} bytes, so it cannot be put into a variable")]
+    LargeVariable { id: String, limit: usize },
     #[error("the ssh agent `{id}` is required and was not given (`--ssh {id}`)")]
     MissingAgent { id: String },
     #[error("mount source `{path}` is not there")]

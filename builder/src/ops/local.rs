@@ -1,13 +1,8 @@
 //! The executor of this machine.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::{CacheKey, Digest, KeyHasher};
@@ -18,10 +13,11 @@ use crate::image::platform::Platform;
 use crate::net::Net;
 use crate::plan::graph::{CopySource, CopySpec, Graph, Op, VertexId};
 use crate::record::listing::{Listing, Listings};
+use crate::sandbox::agent::Agent;
 use crate::sandbox::cgroup::Limits;
-use crate::sandbox::net::NetworkMode;
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::{DnsOverrides, HostDns};
+use crate::sandbox::net::{NAMESPACE_ADDRESS_V4, NetworkMode};
 use crate::sandbox::runner::Sandboxes;
 use crate::sandbox::spec::{SandboxLabels, SandboxNetwork};
 use crate::snapshot::apply::Ownership;
@@ -33,6 +29,7 @@ use crate::sys::seccomp::Program;
 use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
 use super::image::{self, LayerFetcher};
+use super::trust::Bundle;
 use super::{OpError, mounted, run, sources};
 
 /// Where a secret's value is.
@@ -42,13 +39,6 @@ pub enum SecretSource {
     Value(Vec<u8>),
     /// Read when a step needs it.
     File(PathBuf),
-}
-
-/// An SSH agent of the client.
-#[derive(Debug, Clone)]
-pub struct Agent {
-    /// Its socket.
-    pub socket: PathBuf,
 }
 
 /// What every RUN of a build gets and what is in no key.
@@ -66,6 +56,8 @@ pub struct RunDefaults {
     pub agents: BTreeMap<String, Agent>,
     /// Directories of PATH, where emulators may be.
     pub programs: Vec<PathBuf>,
+    /// `--ca-bundle`.
+    pub authorities: Option<Bundle>,
     /// `--memory`, `--cpus` and so on.
     pub limits: Limits,
     /// `--cgroup-parent`.
@@ -123,13 +115,15 @@ pub struct LocalExecutor<'a> {
 }
 
 impl LocalExecutor<'_> {
-    pub(super) fn resolv_conf(&self, network: SandboxNetwork) -> String {
+    pub(super) fn resolv_conf(&self, network: SandboxNetwork, ipv6: bool, helped: bool) -> String {
         let mode = match network {
-            SandboxNetwork::Private => NetworkMode::Private { ipv6: true },
+            SandboxNetwork::Private => NetworkMode::Private { ipv6 },
             SandboxNetwork::None => NetworkMode::None,
             SandboxNetwork::Host => NetworkMode::Host,
         };
-        self.dns.for_sandbox(mode, &self.defaults.dns).to_text()
+        let conf = self.dns.for_sandbox(mode, &self.defaults.dns);
+        // Nothing is redirected there: the forwarder has an address of its own.
+        if helped { conf.with_server(NAMESPACE_ADDRESS_V4.into()) } else { conf }.to_text()
     }
 
     pub(super) fn nameservers(&self) -> Vec<SocketAddr> {
@@ -296,67 +290,4 @@ impl Executor for LocalExecutor<'_> {
         };
         Ok(VertexResult::Fs(result))
     }
-}
-
-/// Serves listening sockets from a sandbox by passing each connection on to the client's agent.
-pub(super) fn serve_agents(sockets: Vec<OwnedFd>, agents: &[PathBuf]) -> Box<dyn Send> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut servers = Vec::new();
-    for (socket, agent) in sockets.into_iter().zip(agents) {
-        let (stop, agent) = (stop.clone(), agent.clone());
-        servers.push(std::thread::spawn(move || accept(&UnixListener::from(socket), &agent, &stop)));
-    }
-    Box::new(AgentServers { stop, servers })
-}
-
-struct AgentServers {
-    stop: Arc<AtomicBool>,
-    servers: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Drop for AgentServers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for server in self.servers.drain(..) {
-            let _ = server.join();
-        }
-    }
-}
-
-fn accept(listener: &UnixListener, agent: &Path, stop: &AtomicBool) {
-    if listener.set_nonblocking(true).is_err() {
-        return;
-    }
-    while !stop.load(Ordering::SeqCst) {
-        match listener.accept() {
-            Ok((inside, _)) => {
-                let agent = agent.to_owned();
-                // Ends with the connection, which ends with the sandbox.
-                std::thread::spawn(move || relay(inside, &agent));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            Err(_) => return,
-        }
-    }
-}
-
-fn relay(inside: UnixStream, agent: &Path) {
-    let both = || -> io::Result<()> {
-        inside.set_nonblocking(false)?;
-        let outside = UnixStream::connect(agent)?;
-        let (mut from, mut to) = (inside.try_clone()?, outside.try_clone()?);
-        let up = std::thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.shutdown(std::net::Shutdown::Write);
-        });
-        let (mut from, mut to) = (outside, inside);
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Both);
-        let _ = up.join();
-        Ok(())
-    };
-    // A connection that cannot be passed on is closed, which is what a client of a dead agent sees.
-    let _ = both();
 }

@@ -12,9 +12,10 @@ mod run;
 mod sources;
 mod stat_cache;
 mod stubs;
+pub mod trust;
 
 pub use error::OpError;
 pub use image::LayerFetcher;
-pub use local::{Agent, LocalExecutor, RunDefaults, SecretSource};
+pub use local::{LocalExecutor, RunDefaults, SecretSource};
 pub use run::interactive;
 pub use sources::Fetched;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, FileType, unlinkat};
@@ -24,12 +24,13 @@ use crate::image::platform::Platform;
 use crate::plan::graph::{
     CacheSharing, Guards, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex,
 };
+use crate::sandbox::agent::{self, Agent};
 use crate::sandbox::emulate::{self, Handler, Support};
 use crate::sandbox::net::hosts::hosts_file;
 use crate::sandbox::net::{self, Policy};
 use crate::sandbox::runner::{Ended, SandboxError, Stop, Streams, readable};
 use crate::sandbox::spec::{
-    SandboxDevice, SandboxMount, SandboxNetwork, SandboxSeccomp, SandboxSource, SandboxSpec,
+    SandboxDevice, SandboxHelper, SandboxMount, SandboxNetwork, SandboxSeccomp, SandboxSource, SandboxSpec,
 };
 use crate::snapshot::overlay::Begun;
 use crate::snapshot::tree;
@@ -39,13 +40,17 @@ use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
 
 use super::commit::commit;
-use super::local::{Agent, LocalExecutor, SecretSource};
+use super::local::{LocalExecutor, SecretSource};
+use super::trust::{self, Trusted};
 use super::{OpError, guards, stubs};
 
 /// By which `host-gateway` reaches the host from inside a sandbox.
 const HOST_GATEWAY: IpAddr = IpAddr::V4(net::HOST_GATEWAY_V4);
 /// /dev/shm unless `--shm-size` says otherwise; docker's default.
 const SHM_SIZE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Longest `NAME=VALUE` that the kernel takes, with its end (`MAX_ARG_STRLEN`).
+const MAX_VARIABLE_BYTES: usize = 128 * 1024;
 
 /// Runs the command and commits what it changed.
 pub(super) fn execute(
@@ -81,9 +86,10 @@ fn attempt(
     let begun = executor.snapshots.begin(&base.state.layers)?;
     let mut prepared = Prepared::for_platform(executor, &vertex.platform)?;
     claim_caches(executor, vertex, spec, inputs, &mut prepared)?;
-    for mount in &spec.mounts {
-        prepare_mount(executor, mount, inputs, &mut prepared)?;
+    for mount in parents_first(&spec.mounts) {
+        prepare_mount(executor, mount, spec, inputs, &mut prepared)?;
     }
+    prepared.trust(executor, &base.state)?;
     for (name, content) in &spec.scripts {
         prepared.mounts.push(SandboxMount {
             target: format!("/dev/pipes/{name}"),
@@ -99,8 +105,12 @@ fn attempt(
     let guards = &vertex.guards;
     let ended = start(executor, spec, guards, &base.state, &begun, &prepared, Streams::Captured(output))?;
     guards::verdict(spec, &guards::limits(executor, guards), &ended, |text| executor.events.warn(text))?;
-    remove_mount_points(&executor.snapshots.layer_dir_begun(&begun)?, &ended.made_mount_points);
-    drop((prepared.scratch, prepared.locks));
+    let upper = executor.snapshots.layer_dir_begun(&begun)?;
+    if let (Some(trusted), Some(bundle)) = (&prepared.trusted, &executor.defaults.authorities) {
+        trust::restore(&upper, &executor.snapshots.view(&base.state.layers)?, trusted, bundle)?;
+    }
+    remove_mount_points(&upper, &ended.made_mount_points);
+    drop((prepared.scratch, prepared.locks, upper));
     commit(executor, base, begun, false)
 }
 
@@ -115,7 +125,8 @@ pub fn interactive(
     spec: &RunSpec,
 ) -> Result<Ended, OpError> {
     let begun = executor.snapshots.begin(&base.layers)?;
-    let prepared = Prepared::for_platform(executor, platform)?;
+    let mut prepared = Prepared::for_platform(executor, platform)?;
+    prepared.trust(executor, base)?;
     start(executor, spec, &Guards::default(), base, &begun, &prepared, Streams::Inherited)
 }
 
@@ -130,7 +141,7 @@ fn start(
 ) -> Result<Ended, OpError> {
     let mut sandbox = sandbox_spec(executor, spec, base, begun, prepared)?;
     sandbox.group = guards::group(executor, &guards::limits(executor, guards));
-    let serve = |sockets: Vec<OwnedFd>| super::local::serve_agents(sockets, &prepared.agents);
+    let serve = |sockets: Vec<OwnedFd>| agent::serve(sockets, &prepared.agents);
     let stop = Stop { cancel: &executor.cancel, timeout: guards.timeout };
     let ended = executor.sandboxes.run(&sandbox, policy(executor, spec), streams, &serve, &stop);
     ended.map_err(|error| match error {
@@ -153,7 +164,9 @@ struct Prepared {
     secret_env: Vec<String>,
     /// Directories of cache mounts, relative to the store, by id.
     caches: BTreeMap<String, String>,
-    agents: Vec<PathBuf>,
+    agents: Vec<Agent>,
+    /// Where the files of `--ca-bundle` are.
+    trusted: Option<Trusted>,
     /// Upper directories whose content is thrown away.
     scratch: Vec<Begun>,
     locks: Vec<File>,
@@ -185,15 +198,47 @@ impl Prepared {
         Ok(prepared)
     }
 
+    /// With the authorities of `--ca-bundle`.
+    fn trust(&mut self, executor: &LocalExecutor<'_>, base: &FsState) -> Result<(), OpError> {
+        let Some(bundle) = &executor.defaults.authorities else { return Ok(()) };
+        self.trusted = Some(trust::lower(executor, base, bundle)?);
+        for mount in bundle.mounts() {
+            self.stubs.push((mount.target.clone(), false));
+            self.mounts.push(mount);
+        }
+        self.env.extend(trust::environment());
+        Ok(())
+    }
+
     fn add(&mut self, spec: &MountSpec, source: SandboxSource, is_directory: bool) {
         self.stubs.push((spec.target.clone(), is_directory));
         self.mounts.push(SandboxMount { target: spec.target.clone(), source, read_only: spec.read_only });
     }
 }
 
+/// A mount covers those below it that were there before, so parents come first whatever the order written (as in
+/// BuildKit); of equal targets the last one holds.
+fn parents_first(mounts: &[MountSpec]) -> Vec<&MountSpec> {
+    let mut ordered: Vec<&MountSpec> = mounts.iter().collect();
+    ordered.sort_by(|a, b| a.target.split('/').cmp(b.target.split('/')));
+    ordered
+}
+
+/// Mount points below a read-only bind, which nobody could make in it: relative to the bind's source.
+fn points_below(mount: &MountSpec, real: &str, spec: &RunSpec) -> Vec<(String, bool)> {
+    let below = |target: &str| Some(target.strip_prefix(&mount.target)?.strip_prefix('/')?.to_owned());
+    let point = |other: &MountSpec| {
+        let rest = below(&other.target).filter(|rest| !rest.is_empty())?;
+        let is_file = matches!(other.source, MountSource::Secret { .. } | MountSource::Ssh { .. });
+        Some((format!("{real}/{rest}"), !is_file))
+    };
+    spec.mounts.iter().filter_map(point).collect()
+}
+
 fn prepare_mount(
     executor: &LocalExecutor<'_>,
     mount: &MountSpec,
+    spec: &RunSpec,
     inputs: &[&StepResult],
     prepared: &mut Prepared,
 ) -> Result<(), OpError> {
@@ -205,7 +250,13 @@ fn prepare_mount(
             let stat = view.stat(path.as_bytes(), Last::Follow)?.ok_or_else(missing)?;
             let is_directory = FileType::from_raw_mode(stat.st_mode).is_dir();
             let (lowers, upper) = if mount.read_only {
-                (executor.snapshots.read_only_lowers(&state.layers)?, None)
+                let mut lowers = executor.snapshots.read_only_lowers(&state.layers)?;
+                let real = view.entry(path.as_bytes(), Last::Follow, None)?.real;
+                let points = points_below(mount, &String::from_utf8_lossy(&real), spec);
+                if is_directory && !points.is_empty() {
+                    lowers.push(stubs::only(executor.store, &points)?);
+                }
+                (lowers, None)
             } else {
                 let begun = executor.snapshots.begin(&state.layers)?;
                 let upper = begun.relative();
@@ -227,8 +278,11 @@ fn prepare_mount(
                 return if *required { Err(OpError::MissingSecret { id: id.clone() }) } else { Ok(()) };
             };
             if let Some(name) = env {
-                let text =
-                    std::str::from_utf8(&value).map_err(|_| OpError::BinarySecret { id: id.clone() })?;
+                let text = std::str::from_utf8(&value).ok().filter(|text| !text.contains('\0'));
+                let text = text.ok_or_else(|| OpError::BinarySecret { id: id.clone() })?;
+                if name.len() + text.len() + 2 > MAX_VARIABLE_BYTES {
+                    return Err(OpError::LargeVariable { id: id.clone(), limit: MAX_VARIABLE_BYTES });
+                }
                 prepared.secret_env.push(format!("{name}={text}"));
             }
             if !mount.target.is_empty() {
@@ -237,11 +291,11 @@ fn prepare_mount(
             }
         }
         MountSource::Ssh { id, required, mode, uid, gid } => match executor.defaults.agents.get(id) {
-            Some(Agent { socket }) => {
+            Some(agent) => {
                 if !prepared.env.iter().any(|pair| pair.starts_with("SSH_AUTH_SOCK=")) {
                     prepared.env.push(format!("SSH_AUTH_SOCK={}", mount.target));
                 }
-                prepared.agents.push(socket.clone());
+                prepared.agents.push(agent.clone());
                 prepared.add(mount, SandboxSource::Socket { mode: *mode, uid: *uid, gid: *gid }, false);
             }
             None if *required => return Err(OpError::MissingAgent { id: id.clone() }),
@@ -432,12 +486,23 @@ fn sandbox_spec(
     begun: &Begun,
     prepared: &Prepared,
 ) -> Result<SandboxSpec, OpError> {
-    let mut lowers = executor.snapshots.lowers(&base.layers)?;
+    let mut lowers: Vec<String> = prepared.trusted.iter().map(|trusted| trusted.lower.clone()).collect();
+    lowers.extend(executor.snapshots.lowers(&base.layers)?);
     lowers.push(stubs::directory(executor.store, &prepared.stubs)?);
     let network = match spec.network {
         NetworkMode::Default => SandboxNetwork::Private,
         NetworkMode::None => SandboxNetwork::None,
         NetworkMode::Host => SandboxNetwork::Host,
+    };
+    let helper = match network {
+        SandboxNetwork::Private => executor.sandboxes.network_helper()?,
+        SandboxNetwork::None | SandboxNetwork::Host => None,
+    };
+    let helper = match helper {
+        Some(helper) => {
+            Some(SandboxHelper { helper, refused: net::kept_from_helpers().map_err(SandboxError::Network)? })
+        }
+        None => None,
     };
     let mut env = spec.env.clone();
     for pair in executor.defaults.proxy_env.iter().chain(&prepared.env) {
@@ -468,6 +533,15 @@ fn sandbox_spec(
             reason: e.to_string(),
         })?,
     };
+    // Routes keep a helped network from the host, and these could change them or go around.
+    let capabilities = match &helper {
+        Some(_) if !insecure => capabilities.without(CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW)),
+        _ => capabilities,
+    };
+    // There is no way to the host's loopback through a helper.
+    let gateway = helper.is_none().then_some(HOST_GATEWAY);
+    let ipv6 = helper.is_none() && net::host_has_ipv6();
+    let resolv_conf = executor.resolv_conf(network, ipv6, helper.is_some());
     let seccomp = match (&spec.privileges.seccomp, &executor.defaults.seccomp) {
         _ if insecure => SandboxSeccomp::Unconfined,
         (None, _) => SandboxSeccomp::Default,
@@ -484,6 +558,7 @@ fn sandbox_spec(
         hostname: spec.hostname.clone(),
         mounts: prepared.mounts.clone(),
         network,
+        helper,
         insecure,
         capabilities: capabilities.bits(),
         seccomp,
@@ -494,12 +569,10 @@ fn sandbox_spec(
         group: None,
         limits: limits(&spec.ulimits)?,
         shm_size_bytes: spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES),
-        resolv_conf: Some(executor.resolv_conf(network)),
-        hosts: Some(
-            hosts_file(&spec.hostname, &executor.defaults.hosts, Some(HOST_GATEWAY)).map_err(bad_host)?,
-        ),
+        resolv_conf: Some(resolv_conf),
+        hosts: Some(hosts_file(&spec.hostname, &executor.defaults.hosts, gateway).map_err(bad_host)?),
         ids: executor.sandboxes.ids().map_err(OpError::io("read the id maps"))?,
-        ipv6: net::host_has_ipv6(),
+        ipv6,
         terminal: false,
     })
 }

@@ -17,7 +17,19 @@ const ALWAYS: [(&str, bool); 5] =
 
 /// The stub directory for these further mount points (absolute path, is a directory), relative to the store.
 pub(super) fn directory(store: &Store, targets: &[(String, bool)]) -> Result<String, OpError> {
-    let mut points: BTreeMap<&str, bool> = ALWAYS.into_iter().collect();
+    with(store, ALWAYS.into_iter().collect(), targets)
+}
+
+/// A stub directory for these mount points alone, for a mount that others are put into.
+pub(super) fn only(store: &Store, targets: &[(String, bool)]) -> Result<String, OpError> {
+    with(store, BTreeMap::new(), targets)
+}
+
+fn with<'t>(
+    store: &Store,
+    mut points: BTreeMap<&'t str, bool>,
+    targets: &'t [(String, bool)],
+) -> Result<String, OpError> {
     for (target, is_directory) in targets {
         let relative = target.trim_matches('/');
         if !relative.is_empty() {

@@ -500,6 +500,8 @@ pub struct PlanOptions {
     pub no_cache_stages: Vec<String>,
     /// Names of `--add-host`.
     pub extra_host_names: Vec<String>,
+    /// `--mount`, for every RUN.
+    pub mounts: Vec<String>,
     /// `--ulimit`.
     pub ulimits: Vec<String>,
     /// `--shm-size`.

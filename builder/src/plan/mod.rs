@@ -136,7 +136,8 @@ impl Planner<'_> {
     fn image(&mut self, platform: &Platform) -> Result<PlannedImage, Vec<Diagnostic>> {
         let scope = GlobalScope::new(self.buildfile, self.options, platform).map_err(|error| vec![error])?;
         self.epoch = scope.epoch;
-        let mut table = StageTable::new(self.buildfile, &scope, self.sources, platform)?;
+        let mut table =
+            StageTable::new(self.buildfile, &scope, self.sources, platform, &self.options.mounts)?;
         let target = table.target(self.options.target.as_deref()).map_err(|error| vec![error])?;
         let reachable = self.settle(&mut table, target, platform).map_err(|error| vec![error])?;
         let done = self.lower(&scope, &table, &reachable, platform)?;

@@ -99,6 +99,7 @@ impl<'a> StageTable<'a> {
         scope: &GlobalScope,
         sources: &Sources<'_>,
         target: &Platform,
+        mounts: &[String],
     ) -> Result<Self, Vec<Diagnostic>> {
         let mut table =
             Self { stages: Vec::new(), by_name: BTreeMap::new(), escape: buildfile.directives.escape };
@@ -133,10 +134,25 @@ impl<'a> StageTable<'a> {
                 }
             }
         }
+        table.add_mounts(mounts);
         if errors.is_empty() {
             errors.extend(table.find_cycle());
         }
         if errors.is_empty() { Ok(table) } else { Err(errors) }
+    }
+
+    /// Stages that mounts of the command line are taken from are needed by every stage below them: any of these may have
+    /// a RUN, from a trigger if not of its own. One that has none executes nothing more for it.
+    fn add_mounts(&mut self, mounts: &[String]) {
+        for from in mounts.iter().filter_map(|mount| from_of(mount)) {
+            let site = Site::in_file("", Span::default());
+            // Names that cannot be meant are told where a RUN gets the mount.
+            if let Ok(Source::Stage(taken)) = self.mount_source(&from, Span::default(), &site) {
+                for entry in self.stages.iter_mut().skip(taken + 1) {
+                    entry.needs.insert(taken);
+                }
+            }
+        }
     }
 
     fn entry(

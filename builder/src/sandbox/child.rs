@@ -11,18 +11,24 @@ use std::ffi::CString;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{Gid, Mode, Uid, fchown};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::mounts;
 use super::net::{self, NetworkMode};
-use super::spec::{Report, SandboxLabels, SandboxNetwork, SandboxSeccomp, SandboxSpec, SetupFailure};
+use super::spec::{
+    Report, SandboxHelper, SandboxLabels, SandboxNetwork, SandboxSeccomp, SandboxSpec, SetupFailure,
+};
 use crate::snapshot::accounts::{self, ResolvedUser};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::RootDir;
 use crate::sys::seccomp::{Program, SeccompError};
 use crate::sys::{capability, message, process, seccomp, signals, userns};
+
+/// Time for a program to connect the network; it takes a tenth of a second on an idle machine.
+const HELPER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why the command could not be started.
 pub(super) struct Failed(SetupFailure);
@@ -78,6 +84,11 @@ fn start(
         Some(_) => {}
         None => process::exit_now(1),
     }
+    // Before this process changes its ids: the program then may not look at it any more.
+    if let Some(SandboxHelper { helper, .. }) = &spec.helper {
+        let step = format!("connect the network through {}", helper.kind.name());
+        net::wait_for_helper(HELPER_PATIENCE).map_err(|e| Failed::new(&step, &e))?;
+    }
     userns::become_root_inside().step("become root of the user namespace")?;
     userns::enter_cgroup_namespace().step("make the cgroup namespace")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -130,11 +141,15 @@ fn network(spec: &SandboxSpec, fds: &Descriptors) -> Result<(), Failed> {
         SandboxNetwork::None => NetworkMode::None,
         SandboxNetwork::Host => return Ok(()),
     };
-    let channels = net::configure_namespace(mode).map_err(|e| Failed::new("set up the network", &e))?;
-    if let Some(channels) = channels {
+    let channels = match &spec.helper {
+        Some(helper) => net::configure_helped(&helper.refused).map(Some),
+        None => net::configure_namespace(mode),
+    };
+    if let Some(channels) = channels.map_err(|e| Failed::new("set up the network", &e))? {
+        let direct = channels.direct;
         let sockets = channels.into_fds();
         let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        report(&fds.report, &Report::Network, &borrowed).step("hand over the network")?;
+        report(&fds.report, &Report::Network { direct }, &borrowed).step("hand over the network")?;
     }
     Ok(())
 }

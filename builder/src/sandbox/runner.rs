@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,9 +16,11 @@ use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::cgroup::Hits;
+use super::helper::NAMESPACE_SPOT;
+use super::net::mechanism::{self, Chosen, Helper, Programs};
 use super::net::{Channels, Policy, Proxy};
 use super::spec::{Report, SandboxSpec, SetupFailure};
-use super::zygote::{ARGUMENT, DEVICE_SPOT, Hello, Ready};
+use super::zygote::{ARGUMENT, DEVICE_SPOT, Hello, PROBE, Ready};
 use crate::base::cancel::CancelToken;
 use crate::base::events::Stream;
 use crate::sys::userns::IdMap;
@@ -38,6 +40,8 @@ pub enum SandboxError {
     Setup(SetupFailure),
     #[error("cannot pass network connections of the sandbox on")]
     Network(#[source] super::net::NetError),
+    #[error("no way to give commands a network: {0}")]
+    NoNetwork(String),
     #[error("the sandbox's helper process went away")]
     Lost,
     #[error("the command took longer than {}", readable(*.0))]
@@ -99,6 +103,9 @@ pub struct Sandboxes {
     /// Host devices, for commands that get them.
     devices: Vec<String>,
     zygote: Mutex<Option<Zygote>>,
+    /// Ways into the network.
+    programs: Programs,
+    chosen: OnceLock<Chosen>,
     /// Texts of warnings that were given once already.
     said: Mutex<BTreeSet<String>>,
 }
@@ -125,6 +132,8 @@ impl Sandboxes {
             store: store.to_owned(),
             idmap,
             devices: Vec::new(),
+            programs: Programs::default(),
+            chosen: OnceLock::new(),
             zygote: Mutex::new(None),
             said: Mutex::default(),
         }
@@ -135,6 +144,54 @@ impl Sandboxes {
     pub fn with_devices(mut self, devices: Vec<String>) -> Self {
         self.devices = devices;
         self
+    }
+
+    /// With programs that can bring connections out where the kernel cannot redirect them.
+    #[must_use]
+    pub fn with_network(mut self, programs: Programs) -> Self {
+        self.programs = programs;
+        self
+    }
+
+    /// The program that a private network needs here; `None` where connections are redirected. Found out once.
+    ///
+    /// # Errors
+    /// When there is no way at all.
+    pub fn network_helper(&self) -> Result<Option<Helper>, SandboxError> {
+        if let Some(chosen) = self.chosen.get() {
+            return Ok(chosen.helper.clone());
+        }
+        let mut lost = None;
+        let chosen = mechanism::choose(&self.programs, || match self.probe() {
+            Ok(said) if said.is_empty() => Ok(()),
+            Ok(said) => Err(said),
+            Err(error) => {
+                lost = Some(error);
+                Err(String::new())
+            }
+        });
+        if let Some(error) = lost {
+            return Err(error);
+        }
+        let chosen = chosen.map_err(SandboxError::NoNetwork)?;
+        if chosen.helper.is_some() {
+            // The zygote's view of the store belongs to other ids.
+            std::fs::create_dir_all(self.store.join(NAMESPACE_SPOT)).map_err(SandboxError::Zygote)?;
+        }
+        Ok(self.chosen.get_or_init(|| chosen).helper.clone())
+    }
+
+    fn probe(&self) -> Result<String, SandboxError> {
+        let (ours, theirs) = message::pair().map_err(SandboxError::Talk)?;
+        self.tell(PROBE, &[theirs.as_fd()])?;
+        drop(theirs);
+        let Some((answer, _)) = message::receive(&ours).map_err(SandboxError::Talk)? else {
+            return Err(SandboxError::Lost);
+        };
+        match serde_json::from_slice(&answer) {
+            Ok(Report::Probed(said)) => Ok(said),
+            _ => Err(SandboxError::Lost),
+        }
     }
 
     /// What a sandbox mounts for one of its devices: the host's node, or where ids are shifted a node of its own.
@@ -256,13 +313,20 @@ impl Sandboxes {
             Ok(file.into())
         };
         let memory = memory().map_err(SandboxError::Talk)?;
+        self.tell(
+            b"run",
+            &[memory.as_fd(), report.as_fd(), stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
+        )
+    }
+
+    /// Sends a message to the zygote, which is started by the first one.
+    fn tell(&self, what: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
         let mut zygote = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
         let running = match zygote.take() {
             Some(running) => running,
             None => self.start_zygote()?,
         };
-        let fds = [memory.as_fd(), report.as_fd(), stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()];
-        let sent = message::send(running.socket.as_fd(), b"run", &fds);
+        let sent = message::send(running.socket.as_fd(), what, fds);
         *zygote = Some(running);
         sent.map_err(|_| SandboxError::Lost)
     }
@@ -366,8 +430,9 @@ impl Follow {
     ) -> Result<(), SandboxError> {
         let report: Report = serde_json::from_slice(data).map_err(|e| SandboxError::Talk(e.into()))?;
         match report {
-            Report::Network => {
-                let channels = Channels::from_fds(fds).map_err(SandboxError::Network)?;
+            Report::Probed(_) => {}
+            Report::Network { direct } => {
+                let channels = Channels::from_fds(fds, direct).map_err(SandboxError::Network)?;
                 let policy = self.policy.take().unwrap_or_default();
                 self.proxy = Some(Proxy::start(channels, policy).map_err(SandboxError::Network)?);
             }

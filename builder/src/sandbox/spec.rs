@@ -3,10 +3,13 @@
 //! Invariants: paths of layers, cache directories and stubs are relative to the store's root, which is the zygote's
 //! current directory (seen through the id map when kiln is root); paths inside the rootfs are absolute.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{GroupSpec, Hits};
 use super::emulate::Handler;
+use super::net::mechanism::Helper;
 use crate::sys::userns::IdMap;
 
 /// One command and its world.
@@ -30,6 +33,8 @@ pub struct SandboxSpec {
     pub mounts: Vec<SandboxMount>,
     /// Network.
     pub network: SandboxNetwork,
+    /// What connects a private network where kiln does not itself.
+    pub helper: Option<SandboxHelper>,
     /// Nothing masked or read-only (`--security=insecure`).
     pub insecure: bool,
     /// Capabilities, one bit each.
@@ -91,6 +96,15 @@ pub struct SandboxDevice {
     pub source: String,
     /// Inside, absolute.
     pub target: String,
+}
+
+/// A program that connects a private network, and what it must not reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxHelper {
+    /// The program.
+    pub helper: Helper,
+    /// Networks with the number of leading bits.
+    pub refused: Vec<(IpAddr, u8)>,
 }
 
 /// Network of a sandbox.
@@ -168,7 +182,12 @@ pub enum SandboxSource {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Report {
     /// Descriptors of the private network follow.
-    Network,
+    Network {
+        /// See [`crate::sandbox::net::Channels::direct`].
+        direct: bool,
+    },
+    /// Why connections cannot be redirected here; empty when they can.
+    Probed(String),
     /// Listening sockets of `Socket` mounts follow, in order.
     Sockets,
     /// Mount points that had to be made in the upper directory.

@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Hits};
 use super::child::{self, Descriptors};
+use super::helper::Running;
+use super::net::mechanism;
 use super::seccomp;
 use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
 use crate::sys::mount::{self, Attributes};
@@ -33,6 +35,9 @@ use crate::sys::{message, process};
 
 /// First argument that makes kiln a zygote.
 pub const ARGUMENT: &str = "__zygote";
+
+/// A message that asks whether connections can be redirected; with it comes the socket for the answer.
+pub(super) const PROBE: &[u8] = b"probe";
 
 /// First message to the zygote.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,6 +65,8 @@ struct Child {
     report: OwnedFd,
     /// Removed when this is dropped, which is after the command and all that it started are gone.
     group: Option<Group>,
+    /// Brings its connections out.
+    helper: Option<Running>,
 }
 
 /// Directory of the store where the nodes of [`Hello::devices`] are, numbered from 0.
@@ -94,26 +101,39 @@ fn serve() -> io::Result<()> {
     message::send(socket.as_fd(), &serde_json::to_vec(&Ready { error })?, &[])?;
     let Ok(filter) = prepared else { return Ok(()) };
     let mut children: BTreeMap<RawFd, Child> = BTreeMap::new();
-    let mut groups = 0;
+    let mut counters = Counters::default();
     loop {
-        let (mut requested, mut ended, mut abandoned) = (false, Vec::new(), Vec::new());
+        let (mut requested, mut ended, mut abandoned, mut unhelped) =
+            (false, Vec::new(), Vec::new(), Vec::new());
         {
             let mut fds = vec![PollFd::new(&socket, PollFlags::IN)];
             for child in children.values() {
                 fds.push(PollFd::new(&child.pidfd, PollFlags::IN));
                 fds.push(PollFd::new(&child.report, PollFlags::RDHUP));
             }
+            let helped = children.iter().filter_map(|(key, child)| Some((*key, child.helper.as_ref()?)));
+            let helpers: Vec<RawFd> = helped.clone().map(|(key, _)| key).collect();
+            helped.for_each(|(_, helper)| fds.push(PollFd::from_borrowed_fd(helper.pidfd(), PollFlags::IN)));
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             requested |= !fds[0].revents().is_empty();
-            for (key, pair) in children.keys().zip(fds[1..].chunks(2)) {
+            let (pairs, rest) = fds[1..].split_at(2 * children.len());
+            unhelped.extend(
+                helpers.iter().zip(rest).filter(|(_, fd)| !fd.revents().is_empty()).map(|(key, _)| *key),
+            );
+            for (key, pair) in children.keys().zip(pairs.chunks(2)) {
                 if !pair[0].revents().is_empty() {
                     ended.push(*key);
                 } else if !pair[1].revents().is_empty() {
                     abandoned.push(*key);
                 }
+            }
+        }
+        for key in unhelped {
+            if let Some(child) = children.get_mut(&key) {
+                lose_network(child);
             }
         }
         for key in abandoned {
@@ -130,8 +150,9 @@ fn serve() -> io::Result<()> {
         }
         if requested {
             match message::receive(&socket)? {
+                Some((what, fds)) if what == PROBE => probe(&fds, hello.idmap.as_ref()),
                 Some((_, fds)) => {
-                    if let Some(child) = start(fds, &filter, &mut groups) {
+                    if let Some(child) = start(fds, &filter, &mut counters) {
                         children.insert(child.pidfd.as_raw_fd(), child);
                     }
                 }
@@ -147,6 +168,32 @@ fn serve() -> io::Result<()> {
             }
         }
     }
+}
+
+/// Tries whether connections can be redirected, and says so on the socket that came along.
+fn probe(fds: &[OwnedFd], map: Option<&IdMap>) {
+    let Some(report) = fds.first() else { return };
+    let tried =
+        map.cloned().map_or_else(IdMap::of_current_namespace, Ok).and_then(|map| mechanism::probe(&map));
+    let said = match tried {
+        Ok(Ok(())) => String::new(),
+        Ok(Err(reason)) => reason,
+        Err(error) => error.to_string(),
+    };
+    send(report, &Report::Probed(said));
+}
+
+/// Ends a command whose connections nobody brings out any more.
+fn lose_network(child: &mut Child) {
+    let Some(mut helper) = child.helper.take() else { return };
+    let failure = SetupFailure {
+        step: "keep the network connected".to_owned(),
+        message: helper.words(),
+        user_error: false,
+        code: 1,
+    };
+    send(&child.report, &Report::SetupFailed(failure));
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
 }
 
 /// Goes to the store, through an idmapped mount when kiln is real root.
@@ -224,27 +271,34 @@ fn send(socket: &OwnedFd, report: &Report) {
     }
 }
 
-fn start(fds: Vec<OwnedFd>, filter: &Program, groups: &mut u64) -> Option<Child> {
+/// How many of a kind there were; each gets a name of its own.
+#[derive(Default)]
+struct Counters {
+    groups: u64,
+    helpers: u64,
+}
+
+fn start(fds: Vec<OwnedFd>, filter: &Program, counters: &mut Counters) -> Option<Child> {
     let mut fds = fds.into_iter();
     let (spec, report) = (fds.next()?, fds.next()?);
     let stdio = [fds.next()?, fds.next()?, fds.next()?];
     let read = || -> io::Result<SandboxSpec> {
         Ok(serde_json::from_reader(io::BufReader::new(std::fs::File::from(spec)))?)
     };
-    let begin = || -> io::Result<(Pid, OwnedFd, Option<Group>)> {
+    let begin = || -> io::Result<(Pid, OwnedFd, Option<Group>, Option<Running>)> {
         let spec = read()?;
         let group = match &spec.group {
             Some(group) => {
-                *groups += 1;
-                Some(Group::create(group, *groups - 1).map_err(io::Error::other)?)
+                counters.groups += 1;
+                Some(Group::create(group, counters.groups - 1).map_err(io::Error::other)?)
             }
             None => None,
         };
-        let (pid, pidfd) = clone(&spec, &report, stdio, filter, group.as_ref())?;
-        Ok((pid, pidfd, group))
+        let (pid, pidfd, helper) = clone(&spec, &report, stdio, filter, group.as_ref(), counters)?;
+        Ok((pid, pidfd, group, helper))
     };
     match begin() {
-        Ok((pid, pidfd, group)) => Some(Child { pid, pidfd, report, group }),
+        Ok((pid, pidfd, group, helper)) => Some(Child { pid, pidfd, report, group, helper }),
         Err(error) => {
             let failure = SetupFailure {
                 step: "start a sandbox".to_owned(),
@@ -275,7 +329,8 @@ fn clone(
     stdio: [OwnedFd; 3],
     filter: &Program,
     group: Option<&Group>,
-) -> io::Result<(Pid, OwnedFd)> {
+    counters: &mut Counters,
+) -> io::Result<(Pid, OwnedFd, Option<Running>)> {
     let (ours, go) = message::pair()?;
     // The child makes its cgroup namespace itself, once it is in its group: that is where the namespace begins.
     let mut namespaces = libc::CLONE_NEWUSER
@@ -295,25 +350,32 @@ fn clone(
         }
         Cloned::Parent { pid, pidfd } => {
             drop(go);
-            let set_up = || -> io::Result<()> {
+            let mut set_up = || -> io::Result<Option<Running>> {
                 if let Some(group) = group {
                     group.add(pid).map_err(io::Error::other)?;
                 }
                 spec.ids.write_for(pid).map_err(|error| {
                     io::Error::new(error.kind(), format!("cannot write the id maps: {error}"))
-                })
+                })?;
+                let Some(helper) = &spec.helper else { return Ok(None) };
+                let running = Running::start(&helper.helper, pid, counters.helpers)?;
+                counters.helpers += 1;
+                Ok(Some(running))
             };
-            if let Err(error) = set_up() {
-                drop(ours);
-                let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-                return Err(error);
-            }
+            let helper = match set_up() {
+                Ok(helper) => helper,
+                Err(error) => {
+                    drop(ours);
+                    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+                    return Err(error);
+                }
+            };
             if let Err(error) = message::send(ours.as_fd(), b"go", &[]) {
                 // Only a child that is gone already does not listen.
                 let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
                 return Err(error);
             }
-            Ok((pid, pidfd))
+            Ok((pid, pidfd, helper))
         }
     }
 }

@@ -8,13 +8,10 @@
 //!   stubs/ID                                 empty mount points, the lowest lower of every RUN
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
-<<<<<<< HEAD
 //!   locks/KEY                                steps that run right now (claims.rs)
 //!   records/TIME-ID/                         what builds did (room `record`)
 //!   secret-key                               makes fingerprints of secrets (secret_key.rs)
-=======
 //!   ballast                                  room to make room with on a full disk
->>>>>>> wt-gc
 //!   boot                                     the boot in which it was last opened (sync.rs)
 //!   collected                                its time is that of the last automatic collection
 //!   leases                                   one byte for each thing that a running process uses (leases.rs)

@@ -25,12 +25,18 @@ pub(crate) const NLM_F_CREATE: u16 = 0x400;
 pub(crate) const NLM_F_EXCL: u16 = 0x200;
 /// Add to the end of a list of objects.
 pub(crate) const NLM_F_APPEND: u16 = 0x800;
+/// Take the place of an object that exists.
+const NLM_F_REPLACE: u16 = 0x100;
+/// List all objects.
+const NLM_F_DUMP: u16 = 0x300;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const HEADER_BYTES: usize = 16;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const AF_INET: u8 = 2;
@@ -304,25 +310,55 @@ impl Socket {
         self.transact(&request)
     }
 
+    /// Gives `lo` an address.
+    pub fn give_loopback_address(&self, address: IpAddr) -> Result<(), NetlinkError> {
+        let mut request = Request::default();
+        add_loopback_address(&mut request, address);
+        self.transact(&request)
+    }
+
+    /// Makes packets to a network fail at once with "no route to host".
+    pub fn refuse_network(&self, address: IpAddr, prefix_bits: u8) -> Result<(), NetlinkError> {
+        let mut request = Request::default();
+        let (family, _) = family_and_bits(address);
+        // Table main, protocol boot, scope universe, type unreachable.
+        let body = [family, prefix_bits, 0, 0, 254, 3, 0, 7, 0, 0, 0, 0];
+        request.message("refuse a network", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &body);
+        request.attribute(1, &octets(address)); // RTA_DST
+        self.transact(&request)
+    }
+
+    /// The addresses of all interfaces of the namespace. Needs no privilege.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+        let action = "list this machine's addresses";
+        let malformed = || NetlinkError::Malformed { action };
+        let mut request = Request::default();
+        request.begin(Some(action), RTM_GETADDR, NLM_F_DUMP, &[0; 8]);
+        self.send(&request, action)?;
+        let mut addresses = Vec::new();
+        let mut buffer = vec![0u8; 32 * 1024];
+        loop {
+            for answer in Answers::new(self.receive(&mut buffer, action)?) {
+                let answer = answer.ok_or_else(malformed)?;
+                match answer.kind {
+                    NLMSG_DONE => return Ok(addresses),
+                    NLMSG_ERROR => return Err(malformed()),
+                    RTM_NEWADDR => addresses.extend(address_of(answer.body)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Gives `lo` an address and routes every address of the same family to the namespace itself.
     ///
     /// The route is a `local` one. IPv6 turns a unicast default route over `lo` into one that refuses
     /// (`fib6_is_reject`), and IPv4 drops what such a route sends before a filter could answer it.
     pub fn route_everything_over_loopback(&self, address: IpAddr) -> Result<(), NetlinkError> {
         let mut request = Request::default();
-        let (family, bits) = family_and_bits(address);
+        let (family, _) = family_and_bits(address);
         let value = octets(address);
-        // struct ifaddrmsg: family, prefixlen, flags, scope, index(u32). 0x02 = IFA_F_NODAD.
-        let mut body = vec![family, bits, 0x02, 0];
-        body.extend_from_slice(&LOOPBACK_INDEX.to_ne_bytes());
-        request.message(
-            "give the loopback interface an address",
-            RTM_NEWADDR,
-            NLM_F_CREATE | NLM_F_EXCL,
-            &body,
-        );
-        request.attribute(1, &value); // IFA_ADDRESS
-        request.attribute(2, &value); // IFA_LOCAL
+        add_loopback_address(&mut request, address);
 
         // Table main, protocol boot, type local; the scope is that of a host and only IPv4 has scopes.
         let scope = if address.is_ipv4() { 254 } else { 0 };
@@ -336,6 +372,38 @@ impl Socket {
         request.attribute(7, &value); // RTA_PREFSRC
         self.transact(&request)
     }
+}
+
+/// Adds a message that gives `lo` an address.
+fn add_loopback_address(request: &mut Request, address: IpAddr) {
+    let (family, bits) = family_and_bits(address);
+    let value = octets(address);
+    // struct ifaddrmsg: family, prefixlen, flags, scope, index(u32). 0x02 = IFA_F_NODAD.
+    let mut body = vec![family, bits, 0x02, 0];
+    body.extend_from_slice(&LOOPBACK_INDEX.to_ne_bytes());
+    request.message("give the loopback interface an address", RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &body);
+    request.attribute(1, &value); // IFA_ADDRESS
+    request.attribute(2, &value); // IFA_LOCAL
+}
+
+/// The address in a message about one: IFA_LOCAL where there is one (a peer's is in IFA_ADDRESS then).
+fn address_of(body: &[u8]) -> Option<IpAddr> {
+    let mut attributes = body.get(8..)?;
+    let mut found = None;
+    while let (Some(length), Some(kind)) = (attributes.get(..2), attributes.get(2..4)) {
+        let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
+        let kind = u16::from_ne_bytes(kind.try_into().ok()?);
+        let value = attributes.get(4..length)?;
+        if kind == 2 || (kind == 1 && found.is_none()) {
+            found = match value.len() {
+                4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
+                16 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
+                _ => found,
+            };
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
 }
 
 fn is_no_route(errno: i32) -> bool {
@@ -439,6 +507,13 @@ mod tests {
             assert_eq!(answers.len(), 1);
             assert!(answers[0].is_none());
         }
+    }
+
+    #[test]
+    fn loopback_is_among_the_addresses() {
+        let socket = Socket::open(Family::Route).expect("netlink needs no privilege");
+        let addresses = socket.addresses().expect("answer");
+        assert!(addresses.contains(&IpAddr::from([127, 0, 0, 1])), "{addresses:?}");
     }
 
     #[test]

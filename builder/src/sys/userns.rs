@@ -3,9 +3,10 @@
 //! Invariants: no map ever contains host id 0 unless the caller is an unprivileged user mapping its own id, or the
 //! process is inside a user namespace already (where 0 is not the host's root).
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -284,6 +285,74 @@ fn parse_subordinate(text: &str, user: &str, uid: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// Runs `work` in a child with namespaces of its own (`CLONE_NEW*` flags), as root of a user namespace with these ids,
+/// and gives what it returns. Must be called in a single-threaded process.
+pub fn run_inside(map: &IdMap, namespaces: libc::c_int, work: impl FnOnce() -> String) -> io::Result<String> {
+    use crate::sys::process::{Cloned, clone_into_namespaces, exit_now};
+    let (ours, theirs) = crate::sys::message::pair()?;
+    // SAFETY: the callers (the zygote, and `kiln info` before any thread) have one thread.
+    match unsafe { clone_into_namespaces(libc::CLONE_NEWUSER | namespaces) }? {
+        Cloned::Child => {
+            drop(ours);
+            if let Ok(Some(_)) = crate::sys::message::receive(&theirs) {
+                let said = become_root_inside().map_or_else(|error| error.to_string(), |()| work());
+                // An empty message would look like the end.
+                let _ = crate::sys::message::send(theirs.as_fd(), format!("={said}").as_bytes(), &[]);
+            }
+            exit_now(0)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(theirs);
+            let result = map.write_for(pid).and_then(|()| {
+                crate::sys::message::send(ours.as_fd(), b"go", &[])?;
+                let Some((said, _)) = crate::sys::message::receive(&ours)? else {
+                    return Err(io::Error::other("the process in the namespace ended early"));
+                };
+                Ok(String::from_utf8_lossy(said.get(1..).unwrap_or_default()).into_owned())
+            });
+            drop(ours);
+            let id = rustix::process::WaitId::PidFd(pidfd.as_fd());
+            rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED)?;
+            result
+        }
+    }
+}
+
+/// Starts a program as root of a user namespace that exists, in this process' other namespaces, with an empty
+/// environment; gives its pidfd. It is killed when this process dies. Must be called in a single-threaded process.
+pub fn spawn_inside(
+    users: BorrowedFd<'_>,
+    program: &CString,
+    arguments: &[CString],
+    stdio: [BorrowedFd<'_>; 3],
+) -> io::Result<OwnedFd> {
+    use crate::sys::process::{self, Cloned, clone_into_namespaces, exit_now};
+    // SAFETY: the caller (the zygote) has one thread.
+    match unsafe { clone_into_namespaces(0) }? {
+        Cloned::Child => {
+            let enter = || -> io::Result<()> {
+                let kind = rustix::thread::LinkNameSpaceType::User;
+                rustix::thread::move_into_link_name_space(users, Some(kind))?;
+                become_root_inside()?;
+                for (number, fd) in (0..).zip(stdio) {
+                    process::install_stdio(fd, number)?;
+                }
+                process::close_on_exec_from(3)?;
+                process::die_with_parent()?;
+                crate::sys::signals::unblock_termination()?;
+                crate::sys::signals::default_dispositions();
+                Err(process::exec(program, arguments, &[]))
+            };
+            if let Err(error) = enter() {
+                let text = format!("cannot start {}: {error}\n", program.to_string_lossy());
+                let _ = rustix::io::write(stdio[2], text.as_bytes());
+            }
+            exit_now(127)
+        }
+        Cloned::Parent { pidfd, .. } => Ok(pidfd),
+    }
+}
+
 /// A user namespace with the given maps that nobody lives in, for idmapped mounts. Must be called in a
 /// single-threaded process.
 pub fn hold(map: &IdMap) -> io::Result<OwnedFd> {
@@ -303,7 +372,7 @@ pub fn hold(map: &IdMap) -> io::Result<OwnedFd> {
                 Ok(OwnedFd::from(fs::File::open(path)?))
             });
             drop(ours);
-            let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+            let id = rustix::process::WaitId::PidFd(pidfd.as_fd());
             rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED)?;
             result
         }

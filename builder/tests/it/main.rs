@@ -14,6 +14,7 @@ mod server;
 
 mod add;
 mod args;
+mod authorities;
 mod cache;
 mod cache_mounts;
 mod cli;
@@ -28,6 +29,7 @@ mod heredoc;
 mod leftovers;
 mod limits;
 mod mounts;
+mod network;
 mod oci_schema;
 mod outputs;
 mod platforms;

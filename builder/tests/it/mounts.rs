@@ -164,7 +164,7 @@ fn an_agent_answers_inside() {
     // Not every busybox has a netcat that speaks unix sockets; the type of the file is always there.
     let plain = "FROM base\nRUN --mount=type=ssh echo $SSH_AUTH_SOCK > /where && test -S $SSH_AUTH_SOCK && stat -c %a $SSH_AUTH_SOCK > /mode\n";
     let project = project.buildfile(plain);
-    let flag = format!("default={}", socket.display());
+    let flag = format!("default={},raw=true", socket.display());
     let image = project.build(&["--ssh", &flag]).image();
     assert!(image.text("where").starts_with("/run/"), "{}", image.text("where"));
     assert_eq!(image.text("mode"), "600\n");
@@ -192,4 +192,141 @@ fn a_killed_holder_of_a_locked_mount_does_not_block_the_next() {
     child.kill().expect("kill");
     child.wait().expect("wait");
     project.build(&["--build-arg", "T=0"]).succeeds();
+}
+
+#[test]
+fn a_mount_of_the_command_line_goes_to_every_run() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base AS tools\nRUN mkdir /t && echo tool > /t/x; ls /mnt > /seen 2>/dev/null; true\n\
+                FROM base AS middle\nRUN cat /mnt/x /src/f > /a\n\
+                FROM middle\nCOPY --from=tools /seen /seen\nRUN --mount=type=tmpfs,target=/mnt ls /mnt > /b && cat /src/f > /c\n";
+    let project = project.file("f", "context\n").buildfile(text);
+    let flags = ["--mount", "from=tools,source=/t,target=/mnt", "--mount", "type=bind,target=/src"];
+    let image = project.build(&flags).image();
+    assert_eq!(image.text("seen"), "", "a stage has its own files mounted");
+    assert_eq!(image.text("a"), "tool\ncontext\n");
+    assert_eq!((image.text("b").as_str(), image.text("c").as_str()), ("", "context\n"));
+    assert!(!image.has("mnt") && !image.has("src"));
+    // In the key: without the mounts the steps run again, and fail.
+    project.build(&[]).fails(1, &["Buildfile:4"]);
+    project.build(&["--mount", "type=bnd,target=/x"]).fails(2, &["bnd", "bind"]);
+    project.build(&["--mount", "type=bind,from=nowhere/@,target=/x"]).fails(1, &["--mount", "nowhere"]);
+}
+
+#[test]
+fn mounts_below_mounts_are_seen_in_any_order() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\n\
+                RUN --mount=type=cache,target=/src/deep/cache --mount=type=secret,id=s,target=/src/key --mount=type=bind,target=/src \
+                touch /src/deep/cache/mark && cat /src/f /src/key > /got && ls /src/deep > /deep\n\
+                RUN --mount=type=tmpfs,target=/x/y --mount=type=tmpfs,target=/x touch /x/a /x/y/b && ls /x > /list\n\
+                RUN --mount=type=tmpfs,target=/x --mount=type=bind,target=/x ls /x > /last\n";
+    let project = project.file("f", "bound\n").file("deep/old", "").buildfile(text);
+    std::fs::write(project.path("s"), "secret\n").expect("secret");
+    let image = project.build(&["--secret", "id=s,src=s"]).image();
+    assert_eq!(image.text("got"), "bound\nsecret\n");
+    assert_eq!(image.lines("deep"), ["cache", "old"]);
+    assert_eq!(image.lines("list"), ["a", "y"]);
+    assert!(image.lines("last").contains(&"f".to_owned()));
+    assert!(!image.has("src") && !image.has("x"));
+    assert!(!project.context("key").exists() && !project.context("deep/cache").exists());
+}
+
+#[test]
+fn targets_behind_symlinks_leave_nothing() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN mkdir -p /real/kept && ln -s real /link && ln -s /real/kept /to && touch /real/kept/f\n\
+                RUN --mount=type=tmpfs,target=/link/new/deep --mount=type=tmpfs,target=/to touch /real/new/deep/x && ls /real/kept > /list\n";
+    let image = project.buildfile(text).build(&[]).image();
+    assert_eq!(image.text("list"), "");
+    assert!(image.has("real/kept/f") && !image.has("real/new"));
+    assert_eq!(image.layers[2].names, ["list"]);
+}
+
+#[test]
+fn a_relative_target_and_one_of_workdir_itself() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nWORKDIR /w\nRUN --mount=type=bind,target=sub cat sub/f > /a\n\
+                RUN --mount=type=bind,source=f,target=../one cat /one > /b\n";
+    let image = project.file("f", "x\n").buildfile(text).build(&[]).image();
+    assert_eq!((image.text("a").as_str(), image.text("b").as_str()), ("x\n", "x\n"));
+    assert!(!image.has("w/sub") && !image.has("one"));
+}
+
+#[test]
+fn a_cache_mount_is_seeded_once() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base AS seed\nRUN mkdir -p /s/in && echo seed > /s/in/x && chown 5:6 /s/in/x\n\
+                FROM base\nARG N\nRUN --mount=type=cache,target=/c,from=seed,source=/s/in stat -c '%u %g' /c/x > /own; cat /c/x > /x; echo $N > /c/x\n";
+    let project = project.buildfile(text);
+    let image = project.build(&["--build-arg", "N=1"]).image();
+    assert_eq!((image.text("x").as_str(), image.text("own").as_str()), ("seed\n", "5 6\n"));
+    assert_eq!(project.build(&["--build-arg", "N=2"]).image().text("x"), "1\n");
+}
+
+#[test]
+fn a_read_only_cache_and_a_read_only_tmpfs_refuse_writes() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN --mount=type=cache,id=k,target=/c,ro --mount=type=tmpfs,target=/t,ro \
+                touch /c/x || echo cache > /r; touch /t/x || echo tmpfs >> /r; true\n";
+    assert_eq!(project.buildfile(text).build(&[]).image().text("r"), "cache\ntmpfs\n");
+}
+
+#[test]
+fn secrets_of_odd_kinds() {
+    let Some(project) = Project::with_base() else { return };
+    let take = "FROM base\nRUN --mount=type=secret,id=s,env=S printf %s \"$S\" | md5sum > /sum\n";
+    let project = project.buildfile(take);
+    let secret = |bytes: &[u8]| std::fs::write(project.path("s"), bytes).expect("secret");
+    let flags = ["--secret", "id=s,src=s", "--no-cache"];
+    secret(b"two\nlines\n");
+    let compare =
+        "FROM base\nRUN --mount=type=secret,id=s,env=S test \"${S}x\" = \"$(printf 'two\\nlines\\nx')\"\n";
+    project.write("Buildfile", compare);
+    project.build(&flags).succeeds();
+    project.write("Buildfile", take);
+    secret(b"nul \0 byte");
+    project.build(&flags).fails(1, &["`s`", "not text"]);
+    secret(&[0xff, 0xfe]);
+    project.build(&flags).fails(1, &["`s`", "not text"]);
+    secret(&vec![b'x'; 200 * 1024]);
+    project.build(&flags).fails(1, &["`s`", "variable", "hint"]);
+    project.write("Buildfile", "FROM base\nRUN --mount=type=secret,id=s wc -c < /run/secrets/s > /n\n");
+    assert_eq!(project.build(&flags).image().text("n").trim(), "204800");
+    secret(&vec![b'x'; 500 * 1024 + 1]);
+    project.build(&flags).fails(1, &["`s`", "512000"]);
+    secret(&vec![b'x'; 500 * 1024]);
+    project.build(&flags).succeeds();
+}
+
+#[test]
+fn keys_are_served_from_memory() {
+    use std::process::Command;
+    let Some(project) = Project::with_base() else { return };
+    let key = project.path("key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return crate::project::skipped("no ssh-keygen");
+    }
+    // The agent protocol by hand: a request for the identities, whose answer begins with its length and type 12.
+    let text = "FROM base\nRUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo yes > /there\n";
+    let project = project.buildfile(text);
+    let flag = format!("default={}", key.display());
+    let built = project.build(&["--ssh", &flag]);
+    assert_eq!(built.image().text("there"), "yes\n");
+    let private = std::fs::read_to_string(&key).expect("key");
+    let line = private.lines().nth(3).expect("a line of the key").as_bytes();
+    for file in
+        walkdir::WalkDir::new(project.store()).into_iter().flatten().filter(|e| e.file_type().is_file())
+    {
+        let bytes = std::fs::read(file.path()).expect("file of the store");
+        assert!(!bytes.windows(line.len()).any(|window| window == line), "{}", file.path().display());
+    }
+    project.build(&["--ssh", &format!("default={}.pub", key.display())]).fails(2, &["public key", "hint"]);
+    let locked = project.path("locked");
+    let made =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "word", "-f"]).arg(&locked).status();
+    assert!(made.expect("ssh-keygen").success());
+    project.build(&["--ssh", &format!("default={}", locked.display())]).fails(2, &["encrypted", "ssh-add"]);
+    project.build(&["--ssh", &format!("a={}", project.path("none").display())]).fails(2, &["none"]);
 }

@@ -127,6 +127,13 @@ impl Project {
         Built { ended: Ended::of(&mut command), archive }
     }
 
+    /// Runs `kiln` to its end, with changes to the command.
+    pub fn kiln_with<const N: usize>(&self, args: [&str; N], change: impl FnOnce(&mut Command)) -> Ended {
+        let mut command = self.kiln(args);
+        change(&mut command);
+        Ended::of(&mut command)
+    }
+
     /// Runs `kiln` to its end.
     pub fn run(&self, args: &[&str]) -> Ended {
         Ended::of(&mut self.kiln(args))

@@ -127,9 +127,15 @@ pub struct BuildArgs {
     /// Offer a secret to steps: id=NAME,src=FILE or id=NAME,env=VARIABLE
     #[arg(long = "secret", value_name = "SECRET", value_parser = secret::parse, help_heading = STEPS)]
     pub secrets: Vec<SecretSpec>,
-    /// Offer an SSH agent to steps: default, id=SOCKET or id=KEY
+    /// Offer an SSH agent to steps: default, id=SOCKET or id=KEY[,KEY]
     #[arg(long, value_name = "AGENT", value_parser = ssh::parse, help_heading = STEPS)]
     pub ssh: Vec<SshSpec>,
+    /// Give every RUN a mount, written as behind RUN --mount
+    #[arg(long = "mount", value_name = "MOUNT", value_parser = parse_mount, help_heading = STEPS)]
+    pub mounts: Vec<String>,
+    /// Authorities in PEM form that RUN trusts and no image keeps; `host` takes this machine's
+    #[arg(long, value_name = "FILE", help_heading = STEPS)]
+    pub ca_bundle: Option<PathBuf>,
     /// Network of RUN: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true,
           value_parser = choice::network, help_heading = STEPS)]
@@ -236,6 +242,17 @@ struct CompatibilityArgs {
 /// The annotations of one `--annotation`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnotationFlag(pub Vec<Annotation>);
+
+/// Checks the form of a mount; what depends on variables is seen when a RUN gets it.
+fn parse_mount(text: &str) -> Result<String, String> {
+    let checked = kiln_grammar::mount::parse(text);
+    match checked {
+        Err(error) if !text.contains('$') => Err(error
+            .hint
+            .map_or_else(|| error.message.clone(), |hint| format!("{} ({hint})", error.message))),
+        _ => Ok(text.to_owned()),
+    }
+}
 
 fn parse_annotation(text: &str) -> Result<AnnotationFlag, AnnotationError> {
     annotation::parse_flag(text).map(AnnotationFlag)

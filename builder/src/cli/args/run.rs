@@ -3,6 +3,7 @@
 //! Invariants: everything behind the image belongs to the command, options included.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -46,6 +47,9 @@ pub struct RunArgs {
     /// Name server
     #[arg(long, value_name = "IP")]
     pub dns: Vec<IpAddr>,
+    /// Authorities in PEM form that the command trusts; `host` takes this machine's
+    #[arg(long, value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
     /// Size of /dev/shm, e.g. 64m
     #[arg(long, value_name = "SIZE", value_parser = amount::size)]
     pub shm_size: Option<u64>,

@@ -3,7 +3,9 @@
 //! Invariants:
 //! - `from` decides which stages are needed, so it is read before anything is expanded;
 //! - of a local directory only the mounted part becomes an input (language.md 1.13);
-//! - targets are absolute and clean, and never `/`.
+//! - targets are absolute and clean, and never `/`;
+//! - mounts of the command line (`--mount`) come first, so a RUN's own mount of the same target covers them; a stage
+//!   that such a mount is taken from, and those above it, do not get it.
 
 use kiln_grammar::ast::{Run, Word};
 use kiln_grammar::diagnostic::Diagnostic;
@@ -33,8 +35,15 @@ impl Lowering<'_, '_> {
     pub(super) fn mounts(&mut self, run: &Run, inputs: &mut Vec<VertexId>) -> Result<Mounts, Diagnostic> {
         let mut mounts = Mounts { specs: Vec::new(), ssh_socket: None };
         let mut sockets = 0_usize;
-        for word in &run.mounts {
-            let mount = self.parse_mount(word)?;
+        let given: Vec<Word> =
+            self.session.options.mounts.iter().map(|value| self.word_of_command_line(value)).collect();
+        let given = given.iter().map(|word| (word, true));
+        for (word, outside) in given.chain(run.mounts.iter().map(|word| (word, false))) {
+            if outside && self.is_taken_from_later(word) {
+                continue;
+            }
+            let tell = |error: Diagnostic| if outside { of_command_line(error, word) } else { error };
+            let mount = self.parse_mount(word, outside).map_err(tell)?;
             let default = match &mount.kind {
                 MountKind::Secret { id, env: None, .. } => format!("/run/secrets/{}", paths::base_name(id)),
                 MountKind::Ssh { .. } => {
@@ -43,17 +52,32 @@ impl Lowering<'_, '_> {
                 }
                 _ => String::new(),
             };
-            let target = self.mount_target(&mount, &default, word.span)?;
+            let target = self.mount_target(&mount, &default, word.span).map_err(tell)?;
             if matches!(mount.kind, MountKind::Ssh { .. }) && mounts.ssh_socket.is_none() {
                 mounts.ssh_socket = Some(target.clone());
             }
-            let source = self.mount_content(&mount, word, inputs)?;
+            let source = self.mount_content(&mount, word, inputs).map_err(tell)?;
             mounts.specs.push(MountSpec { target, source, read_only: mount.read_only });
         }
         Ok(mounts)
     }
 
-    fn parse_mount(&self, word: &Word) -> Result<Mount, Diagnostic> {
+    /// A `--mount` of the command line, at the place of the instruction that gets it.
+    fn word_of_command_line(&self, value: &str) -> Word {
+        Word { value: value.to_owned(), span: self.site.span }
+    }
+
+    /// Whether a mount is taken from this stage or one below it, which cannot be mounted here.
+    fn is_taken_from_later(&self, word: &Word) -> bool {
+        let Some(from) = from_of(&word.value) else { return false };
+        match self.session.table.mount_source(&from, word.span, &self.site) {
+            Ok(Source::Stage(index)) => index >= self.entry.index,
+            // A name that is none is told where the mount is read.
+            Ok(Source::Image(_)) | Err(_) => false,
+        }
+    }
+
+    fn parse_mount(&self, word: &Word, outside: bool) -> Result<Mount, Diagnostic> {
         let fixed = from_of(&word.value).and_then(|from| from.find('$').map(|at| at + 1 != from.len()));
         if fixed == Some(true) {
             return Err(self
@@ -66,7 +90,7 @@ impl Lowering<'_, '_> {
             |text: &str| expand::word(text, escape, &self.state.env).map(|expanded| expanded.value);
         mount::parse_with(&word.value, &mut expand).map_err(|error| {
             // A place in the value is a place in the file only where no quote or continuation was taken out.
-            let exact = word.span.end - word.span.start == word.value.len();
+            let exact = !outside && word.span.end - word.span.start == word.value.len();
             let span = error.span.filter(|_| exact).map_or(word.span, |span| {
                 Span::new(word.span.start + span.start, word.span.start + span.end)
             });
@@ -170,6 +194,12 @@ impl Lowering<'_, '_> {
             None => files::from_source(self.session, &source, word.span, &site),
         }
     }
+}
+
+/// Says which option an error is about.
+fn of_command_line(mut error: Diagnostic, word: &Word) -> Diagnostic {
+    error.message = format!("--mount {}: {}", word.value, error.message);
+    error
 }
 
 /// The `from` of a mount as written, before anything is expanded: it decides which stages are needed.

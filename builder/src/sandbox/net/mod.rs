@@ -18,14 +18,16 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::sys::netlink::{Family, NetlinkError, Socket};
+use crate::sys::netlink::{Family, NetlinkError, RouteKind, Socket};
 use crate::sys::nft::{self, Redirect};
 
 mod dns;
 pub mod hosts;
+pub mod mechanism;
 pub mod policy;
 pub mod proxy;
 mod relay;
@@ -43,6 +45,8 @@ pub const HOST_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 /// The namespace's own IPv6 address: unique local (RFC 4193), so that resolvers sort IPv4 first where both
 /// would do (RFC 6724, rules 5 and 6).
 pub const NAMESPACE_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd6b, 0x696c, 0x6e00, 0, 0, 0, 0, 2);
+
+const DNS_PORT: u16 = 53;
 
 /// Which network a RUN gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,9 @@ pub enum NetError {
         /// How many came.
         count: usize,
     },
+    /// The program that should connect the namespace did not.
+    #[error("the network was not connected in time")]
+    NoRoute,
     /// The thread that serves the network could not be started.
     #[error("cannot start the thread that serves a sandbox network")]
     Thread {
@@ -125,6 +132,8 @@ pub struct Channels {
     pub v4: FamilyChannels,
     /// Where IPv6 is offered and the kernel has it.
     pub v6: Option<FamilyChannels>,
+    /// Nothing is redirected: the sockets are a nameserver at [`NAMESPACE_ADDRESS_V4`] and all else goes another way.
+    pub direct: bool,
 }
 
 impl Channels {
@@ -136,13 +145,13 @@ impl Channels {
     }
 
     /// Puts together what [`Channels::into_fds`] took apart.
-    pub fn from_fds(fds: Vec<OwnedFd>) -> Result<Self, NetError> {
+    pub fn from_fds(fds: Vec<OwnedFd>, direct: bool) -> Result<Self, NetError> {
         let count = fds.len();
         let mut fds = fds.into_iter();
         let mut family = || Some(FamilyChannels { tcp: fds.next()?, dns: fds.next()? });
         match (count, family(), family()) {
-            (2, Some(v4), None) => Ok(Self { v4, v6: None }),
-            (4, Some(v4), Some(v6)) => Ok(Self { v4, v6: Some(v6) }),
+            (2, Some(v4), None) => Ok(Self { v4, v6: None, direct }),
+            (4, Some(v4), Some(v6)) => Ok(Self { v4, v6: Some(v6), direct }),
             _ => Err(NetError::ChannelCount { count }),
         }
     }
@@ -177,14 +186,52 @@ pub fn configure_namespace(mode: NetworkMode) -> Result<Option<Channels>, NetErr
     nft::install_redirects(&redirects).map_err(|source| {
         if nft::is_missing(&source) { NetError::NftMissing { source } } else { NetError::Netlink { source } }
     })?;
-    Ok(Some(Channels { v4, v6 }))
+    Ok(Some(Channels { v4, v6, direct: false }))
+}
+
+/// What a namespace that a program connects to the host must not reach, with the number of leading bits: link-local
+/// addresses, where clouds keep credentials, and the host's own.
+pub fn kept_from_helpers() -> Result<Vec<(IpAddr, u8)>, NetError> {
+    let mut networks = vec![(IpAddr::from([169, 254, 0, 0]), 16)];
+    let own = Socket::open(Family::Route)?.addresses()?;
+    networks.extend(own.into_iter().filter(|ip| ip.is_ipv4() && !ip.is_loopback()).map(|ip| (ip, 32)));
+    Ok(networks)
+}
+
+/// Waits until a program has given the namespace of the calling process a default route.
+pub fn wait_for_helper(patience: Duration) -> Result<(), NetError> {
+    let somewhere = IpAddr::from([8, 8, 8, 8]);
+    let route = Socket::open(Family::Route)?;
+    let begin = Instant::now();
+    while route.route_kind(somewhere)? != RouteKind::Unicast {
+        if begin.elapsed() > patience {
+            return Err(NetError::NoRoute);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Configures what a program leaves open in the network namespace of the calling process: `refused` networks, and
+/// sockets for a nameserver. Called as [`configure_namespace`] is.
+pub fn configure_helped(refused: &[(IpAddr, u8)]) -> Result<Channels, NetError> {
+    let route = Socket::open(Family::Route)?;
+    route.bring_loopback_up()?;
+    route.give_loopback_address(NAMESPACE_ADDRESS_V4.into())?;
+    for (network, bits) in refused {
+        route.refuse_network(*network, *bits)?;
+    }
+    let (tcp, _) = bound_socket(NAMESPACE_ADDRESS_V4.into(), DNS_PORT, SocketType::STREAM, "for TCP")?;
+    rustix::net::listen(&tcp, 128)
+        .map_err(|errno| NetError::Socket { what: "for TCP", source: errno.into() })?;
+    let (dns, _) = bound_socket(NAMESPACE_ADDRESS_V4.into(), DNS_PORT, SocketType::DGRAM, "for DNS")?;
+    Ok(Channels { v4: FamilyChannels { tcp, dns }, v6: None, direct: true })
 }
 
 /// True when the calling process's network namespace has a route to the IPv6 internet.
 ///
 /// Looks at routes only and sends nothing.
 pub fn host_has_ipv6() -> bool {
-    use crate::sys::netlink::RouteKind;
     // Any global unicast address will do: 2000::/3 is what is routed.
     let somewhere = IpAddr::from([0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888]);
     Socket::open(Family::Route)
@@ -195,20 +242,25 @@ pub fn host_has_ipv6() -> bool {
 fn open_family(own_address: IpAddr) -> Result<(FamilyChannels, Redirect), NetError> {
     let loopback: IpAddr =
         if own_address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    let (tcp, tcp_port) = bound_socket(loopback, SocketType::STREAM, "for TCP")?;
+    let (tcp, tcp_port) = bound_socket(loopback, 0, SocketType::STREAM, "for TCP")?;
     // As many as the kernel's limit (net.core.somaxconn) lets wait.
     rustix::net::listen(&tcp, 4096)
         .map_err(|errno| NetError::Socket { what: "for TCP", source: errno.into() })?;
-    let (dns, dns_port) = bound_socket(loopback, SocketType::DGRAM, "for DNS")?;
+    let (dns, dns_port) = bound_socket(loopback, 0, SocketType::DGRAM, "for DNS")?;
     Ok((FamilyChannels { tcp, dns }, Redirect { own_address, tcp_port, dns_port }))
 }
 
-fn bound_socket(ip: IpAddr, kind: SocketType, what: &'static str) -> Result<(OwnedFd, u16), NetError> {
+fn bound_socket(
+    ip: IpAddr,
+    port: u16,
+    kind: SocketType,
+    what: &'static str,
+) -> Result<(OwnedFd, u16), NetError> {
     let open = || -> rustix::io::Result<(OwnedFd, u16)> {
         let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(family, kind, flags, None)?;
-        rustix::net::bind(&fd, &SocketAddr::new(ip, 0))?;
+        rustix::net::bind(&fd, &SocketAddr::new(ip, port))?;
         let address = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
         Ok((fd, address.port()))
     };

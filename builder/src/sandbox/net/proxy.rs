@@ -90,6 +90,8 @@ struct Server {
     epoll: OwnedFd,
     listeners: Vec<OwnedFd>,
     dns_sockets: Vec<OwnedFd>,
+    /// See [`Channels::direct`].
+    direct: bool,
     policy: Policy,
     relays: Slots<Relay>,
     queries: Slots<Query>,
@@ -129,6 +131,7 @@ impl Server {
             epoll,
             listeners,
             dns_sockets,
+            direct: channels.direct,
             policy,
             relays: Slots::new(),
             queries: Slots::new(),
@@ -235,7 +238,9 @@ impl Server {
 
     /// Decides about a new connection and begins to connect outwards.
     fn open(&mut self, client: OwnedFd, listener: usize) {
-        let Some(destination) = original_destination(&client, listener) else {
+        let destination =
+            if self.direct { own_address(&client) } else { original_destination(&client, listener) };
+        let Some(destination) = destination else {
             return Relay::new(client, Vec::new()).reset();
         };
         let routes = &mut self.routes;
@@ -421,8 +426,11 @@ fn original_destination(client: &OwnedFd, listener: usize) -> Option<SocketAddr>
     } else {
         sockopt::ipv6_original_dst(client).ok()?.into()
     };
-    let own = SocketAddr::try_from(rustix::net::getsockname(client).ok()?).ok()?;
-    (own != destination).then_some(destination)
+    (own_address(client)? != destination).then_some(destination)
+}
+
+fn own_address(client: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(client).ok()?).ok()
 }
 
 /// What the host's kernel does with packets to `ip`. Unknown counts as local, which is the careful answer.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketType};
 
-use super::NetworkMode;
+use super::{HOST_GATEWAY_V4, NetworkMode};
 
 /// The host's file.
 pub const HOST_PATH: &str = "/etc/resolv.conf";
@@ -168,12 +168,20 @@ impl HostDns {
             conf.options.clone_from(&overrides.options);
         }
         if !overrides.nameservers.is_empty() {
-            conf.nameservers = plain(&overrides.nameservers);
+            // The host's loopback is out of reach, but kiln asks whichever server was named, so any address will do that
+            // leads out of the sandbox.
+            let private = matches!(mode, NetworkMode::Private { .. });
+            let outward =
+                |ip: &IpAddr| if private && ip.is_loopback() { HOST_GATEWAY_V4.into() } else { *ip };
+            conf.nameservers = plain(&overrides.nameservers.iter().map(outward).collect::<Vec<_>>());
             return conf;
         }
         if !on_host {
             conf.nameservers.retain(Nameserver::is_usable_elsewhere);
         }
+        // Whichever server is asked, kiln asks the host's; but the sandbox must be able to send the question.
+        let reachable = |ip: &IpAddr| mode != NetworkMode::Private { ipv6: false } || ip.is_ipv4();
+        conf.nameservers.retain(|server| reachable(&server.ip));
         if conf.nameservers.is_empty() {
             conf.nameservers = plain(&DEFAULT_SERVERS);
         }
@@ -214,6 +222,13 @@ impl ResolvConf {
             }
         }
         conf
+    }
+
+    /// The same with one nameserver in place of all.
+    #[must_use]
+    pub fn with_server(mut self, ip: IpAddr) -> Self {
+        self.nameservers = plain(&[ip]);
+        self
     }
 
     /// The file's text, in the order that docker writes.
@@ -335,7 +350,7 @@ mod tests {
         let conf = host("nameserver 1.1.1.1\nsearch a\noptions b\n", None);
         assert_eq!(
             conf.for_sandbox(PRIVATE, &overrides).to_text(),
-            "nameserver 127.0.0.1\nnameserver ::2\noptions ndots:5\n"
+            "nameserver 192.0.0.1\nnameserver ::2\noptions ndots:5\n"
         );
         assert_eq!(conf.upstream_servers(&overrides).len(), 2);
         assert!(DnsOverrides::parse(&words(&["dns.example"]), &[], &[]).is_err());

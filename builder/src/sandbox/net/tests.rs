@@ -165,7 +165,7 @@ fn connections_and_queries_pass_through() {
         assert!(child.wait().expect("wait").success());
         return;
     }
-    let again = Channels::from_fds(fds.iter().map(|fd| fd.try_clone().expect("dup")).collect());
+    let again = Channels::from_fds(fds.iter().map(|fd| fd.try_clone().expect("dup")).collect(), false);
     let proxy = Proxy::start(again.expect("channels"), policy.clone()).expect("start");
     let mut byte = [0];
     stream.read_exact(&mut byte).expect("first part in the namespace passed");
@@ -175,7 +175,7 @@ fn connections_and_queries_pass_through() {
     // The second part: permission for this machine's addresses, and nameservers that only refuse.
     policy.allow_host = true;
     policy.nameservers = vec![closed_port(), start_nameserver(5)];
-    let channels = Channels::from_fds(fds).expect("channels");
+    let channels = Channels::from_fds(fds, false).expect("channels");
     stream.read_exact(&mut byte).expect("the child saw its connection end");
     let proxy = Proxy::start(channels, policy).expect("start");
     stream.write_all(b"2").expect("the child waits");
@@ -430,11 +430,11 @@ fn names_are_resolved(has_ipv6: bool) {
 
 #[test]
 fn a_dropped_proxy_closes_everything() {
-    let socket = |kind| bound_socket(Ipv4Addr::LOCALHOST.into(), kind, "of a test").expect("socket");
+    let socket = |kind| bound_socket(Ipv4Addr::LOCALHOST.into(), 0, kind, "of a test").expect("socket");
     for _ in 0..20 {
         let ((tcp, port), (dns, _)) = (socket(SocketType::STREAM), socket(SocketType::DGRAM));
         rustix::net::listen(&tcp, 16).expect("listen");
-        let channels = Channels { v4: FamilyChannels { tcp, dns }, v6: None };
+        let channels = Channels { v4: FamilyChannels { tcp, dns }, v6: None, direct: false };
         let proxy = Proxy::start(channels, Policy::default()).expect("start");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         // Not redirected, so there is no destination to connect to.
@@ -455,11 +455,11 @@ fn a_dropped_proxy_closes_everything() {
 fn channels_come_apart_and_together() {
     let fd = || -> OwnedFd { UdpSocket::bind("127.0.0.1:0").expect("bind").into() };
     for count in [2, 4] {
-        let channels = Channels::from_fds((0..count).map(|_| fd()).collect()).expect("right number");
+        let channels = Channels::from_fds((0..count).map(|_| fd()).collect(), false).expect("right number");
         assert_eq!(channels.into_fds().len(), count);
     }
     for count in [0, 1, 3, 5] {
-        let error = Channels::from_fds((0..count).map(|_| fd()).collect()).expect_err("wrong number");
+        let error = Channels::from_fds((0..count).map(|_| fd()).collect(), false).expect_err("wrong number");
         assert!(matches!(error, NetError::ChannelCount { count: named } if named == count));
     }
 }
