@@ -19,6 +19,7 @@ mod cache;
 mod cache_mounts;
 mod cli;
 mod collect;
+mod context_reads;
 mod copy;
 mod damage;
 mod disk;

@@ -44,12 +44,20 @@ impl Database {
         })
     }
 
-    /// The known digests of a context's files: path, stamp, digest.
-    pub fn files(&self, root: &str) -> Result<Vec<FileRecord>, StoreError> {
+    /// Passes the known digests of a context's files to `each`: path, stamp, digest.
+    pub fn each_file(
+        &self,
+        root: &str,
+        mut each: impl FnMut(&[u8], &str, &[u8]),
+    ) -> Result<(), StoreError> {
         self.with(|c| {
-            c.prepare_cached("SELECT path, stamp, digest FROM files WHERE root = ?1")?
-                .query_map([root], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                .collect()
+            let mut statement = c.prepare_cached("SELECT path, stamp, digest FROM files WHERE root = ?1")?;
+            let mut rows = statement.query([root])?;
+            while let Some(row) = rows.next()? {
+                let (path, stamp, digest) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+                each(path.as_blob()?, stamp.as_str()?, digest.as_blob()?);
+            }
+            Ok(())
         })
     }
 
