@@ -18,6 +18,7 @@ pub mod build;
 pub mod cache;
 pub mod check;
 pub mod choice;
+pub mod compare;
 pub mod limits;
 pub mod pair;
 pub mod privileges;
@@ -30,6 +31,7 @@ pub mod ulimit;
 
 pub use build::BuildArgs;
 pub use check::CheckArgs;
+pub use compare::{DiffArgs, VerifyArgs};
 pub use run::RunArgs;
 pub use store::{ImagesArgs, RmiArgs};
 
@@ -86,6 +88,10 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images
     Rmi(RmiArgs),
+    /// Show what differs between two images
+    Diff(DiffArgs),
+    /// Build an image again and show what differs
+    Verify(VerifyArgs),
     /// Show what this machine offers and where things are kept
     Info(InfoArgs),
     /// Check a Buildfile without building it
@@ -180,6 +186,9 @@ pub fn parse_in(mut argv: Vec<OsString>, surroundings: &Surroundings<'_>) -> Res
     if let Command::Build(args) = &mut cli.command {
         args.complete(surroundings)
             .map_err(|error| command.error(clap::error::ErrorKind::ValueValidation, error))?;
+    }
+    if let Command::Verify(args) = &mut cli.command {
+        args.complete(surroundings)?;
     }
     Ok(cli)
 }

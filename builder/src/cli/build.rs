@@ -8,7 +8,7 @@ use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
 use super::args::BuildArgs;
-use super::args::choice::{Epoch, Method, Network, Pull, UserNamespace};
+use super::args::choice::{Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::context::{self, Finder};
@@ -18,6 +18,7 @@ use super::session::{self, Privilege};
 use crate::base::cancel::CancelToken;
 use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
+use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{OutputKind, OutputSpec};
 use crate::net::Net;
 use crate::ops::{Agent, RunDefaults, SecretSource};
@@ -27,6 +28,7 @@ use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::DnsOverrides;
 use crate::sandbox::runner::Sandboxes;
 use crate::ui::diagnostics::{Style, render};
+use crate::ui::findings::base64;
 use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
 use crate::ui::print;
 use crate::ui::progress::{Mode, Progress, Target};
@@ -41,6 +43,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         return super::check::call(root, &args);
     }
     let root = session::store_root(root)?;
+    let engine_variables = session::engine_variables();
     let privilege = session::enter()?;
     let store = session::open_store(&root)?;
     let cancel = CancelToken::new();
@@ -68,7 +71,10 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
-    let (request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    let (mut request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    if privilege == Privilege::Subordinate {
+        request.engine_variables = engine_variables;
+    }
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::build(environment, &request);
@@ -155,6 +161,8 @@ fn request(
         pull: pull(args.pull),
         names: args.tags.clone(),
         outputs: outputs(args),
+        engine_variables: Vec::new(),
+        merge: merge(args),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
         jobs,
         events: progress.sink(),
@@ -176,6 +184,18 @@ pub(super) fn network(flag: Network) -> NetworkMode {
         Network::Default => NetworkMode::Default,
         Network::None => NetworkMode::None,
         Network::Host => NetworkMode::Host,
+    }
+}
+
+/// `--squash` and `--max-layers`.
+fn merge(args: &BuildArgs) -> MergePolicy {
+    MergePolicy {
+        squash: args.squash.and_then(|flag| match flag {
+            SquashFlag::Nothing => None,
+            SquashFlag::Own => Some(Squash::Own),
+            SquashFlag::All => Some(Squash::All),
+        }),
+        max_layers: args.max_layers.map(usize::from),
     }
 }
 
@@ -355,19 +375,38 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// Findings as buildx writes them.
+fn warnings(findings: &[Diagnostic]) -> Vec<serde_json::Value> {
+    let text = |finding: &Diagnostic| match finding.rule {
+        Some(rule) => format!("{rule}: {}", finding.message),
+        None => finding.message.clone(),
+    };
+    findings.iter().map(|f| json!({ "level": 1, "short": base64(text(f).as_bytes()) })).collect()
+}
+
 /// buildx' keys (cli.md 2.6) and kiln's own under `kiln.build`.
 fn metadata(request: &Request, report: &Report) -> String {
     let mut object = serde_json::Map::new();
     if let Some(image) = &report.image {
-        if let Some(id) = report.image_id() {
-            object.insert("containerimage.config.digest".to_owned(), json!(id));
+        // Several platforms have several configs (semantics fact 98).
+        if let [only] = &image.images[..] {
+            object.insert("containerimage.config.digest".to_owned(), json!(only.config_digest));
         }
         object.insert("containerimage.digest".to_owned(), json!(image.descriptor.digest));
         object.insert("containerimage.descriptor".to_owned(), json!(image.descriptor));
     }
-    if !request.names.is_empty() {
-        let names: Vec<String> = request.names.iter().map(ToString::to_string).collect();
+    let mut names: Vec<String> = Vec::new();
+    for name in request.names.iter().chain(request.outputs.iter().flat_map(|output| &output.names)) {
+        let name = name.to_string();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if !names.is_empty() {
         object.insert("image.name".to_owned(), json!(names.join(",")));
+    }
+    if std::env::var("BUILDX_METADATA_WARNINGS").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false")) {
+        object.insert("buildx.build.warnings".to_owned(), json!(warnings(&report.warnings)));
     }
     object.insert(
         "kiln.build".to_owned(),

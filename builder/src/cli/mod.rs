@@ -3,6 +3,7 @@
 pub mod args;
 mod build;
 mod check;
+mod compare;
 mod context;
 mod failure;
 mod privileges;
@@ -36,6 +37,8 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run::run(root, *run),
         Command::Images(images) => store::images(root, &images),
         Command::Rmi(rmi) => store::rmi(root, &rmi),
+        Command::Diff(diff) => compare::diff(root, &diff),
+        Command::Verify(verify) => compare::verify(root, &verify),
         Command::Info(info) => store::info(root, &info),
         Command::Check(check) => check::check(&check),
         Command::InstallAlias(alias) => store::install_alias(&alias),

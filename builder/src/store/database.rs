@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
-const MIGRATIONS: [&str; 1] = [TABLES];
+const MIGRATIONS: [&str; 2] = [TABLES, SEEKABLE];
 
 /// Version of the schema that this program knows.
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
@@ -88,6 +88,17 @@ CREATE TABLE IF NOT EXISTS cache_mounts (
     directory TEXT NOT NULL,
     created INTEGER NOT NULL,
     last_used INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Layers in forms that add entries of their own (eStargz), by the layer without them.
+const SEEKABLE: &str = "
+CREATE TABLE IF NOT EXISTS seekable (
+    plain_diff_id TEXT NOT NULL,
+    compressor TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    toc_digest TEXT NOT NULL,
+    PRIMARY KEY (plain_diff_id, compressor)
 ) STRICT, WITHOUT ROWID;
 ";
 

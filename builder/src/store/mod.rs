@@ -20,6 +20,7 @@ mod blobs;
 mod database;
 mod process;
 pub mod records;
+mod throwaway;
 
 use std::fs;
 use std::io;
@@ -29,6 +30,7 @@ use std::sync::OnceLock;
 
 pub use blobs::{BlobWriter, IncomingBlob};
 pub use database::Database;
+pub use throwaway::Throwaway;
 
 use crate::base::digest::Digest;
 

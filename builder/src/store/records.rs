@@ -326,6 +326,33 @@ impl Database {
         })
     }
 
+    /// The diff_id and the table's digest of a layer in a form with a table of contents.
+    pub fn seekable(&self, plain: &DiffId, compressor: &str) -> Result<Option<(DiffId, Digest)>, StoreError> {
+        let row: Option<(String, String)> = self.with(|c| {
+            c.prepare_cached(
+                "SELECT diff_id, toc_digest FROM seekable WHERE plain_diff_id = ?1 AND compressor = ?2",
+            )?
+            .query_row(params![plain.to_string(), compressor], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+        })?;
+        row.map(|(diff_id, toc)| Ok((DiffId(digest(&diff_id)?), digest(&toc)?))).transpose()
+    }
+
+    /// Records a layer in a form with a table of contents.
+    pub fn add_seekable(
+        &self,
+        plain: &DiffId,
+        compressor: &str,
+        diff_id: &DiffId,
+        toc: &Digest,
+    ) -> Result<(), StoreError> {
+        self.with(|c| {
+            c.prepare_cached("INSERT OR REPLACE INTO seekable VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![plain.to_string(), compressor, diff_id.to_string(), toc.to_string()])
+                .map(drop)
+        })
+    }
+
     /// All images, by name.
     pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
         type Row = (String, String, String, i64, i64);
@@ -417,6 +444,24 @@ impl Database {
                     download.last_modified
                 ])
                 .map(drop)
+        })
+    }
+
+    /// Takes over what names and URLs stand for in another database of the same schema.
+    pub(super) fn copy_names(&self, from: &std::path::Path) -> Result<(), StoreError> {
+        use std::os::unix::ffi::OsStrExt as _;
+        // ATTACH takes text; a path that is none cannot be given.
+        let path = std::str::from_utf8(from.as_os_str().as_bytes())
+            .map_err(|_| StoreError::Malformed("the store's path is not UTF-8".to_owned()))?;
+        self.with(|c| {
+            c.execute("ATTACH DATABASE ?1 AS other", [path])?;
+            let copied = c.execute_batch(
+                "INSERT OR REPLACE INTO images SELECT * FROM other.images;
+                 INSERT OR REPLACE INTO resolved SELECT * FROM other.resolved;
+                 INSERT OR REPLACE INTO downloads SELECT * FROM other.downloads;",
+            );
+            c.execute_batch("DETACH DATABASE other")?;
+            copied
         })
     }
 
