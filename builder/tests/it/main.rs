@@ -16,6 +16,7 @@ mod add;
 mod args;
 mod cache;
 mod cli;
+mod compare;
 mod copy;
 mod disk;
 mod errors;
