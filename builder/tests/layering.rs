@@ -14,8 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "base", "build", "context", "export", "image", "layer", "net", "ops", "plan", "registry",
-            "sandbox", "snapshot", "store", "sys", "ui",
+            "base", "build", "context", "export", "image", "layer", "net", "ops", "plan", "record",
+            "registry", "sandbox", "snapshot", "store", "sys", "ui",
         ],
     ),
     // Events and diagnostics come from below as plain data.
@@ -23,23 +23,25 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "build",
         &[
-            "base", "context", "export", "image", "layer", "net", "ops", "plan", "registry", "sandbox",
-            "snapshot", "solve", "store",
+            "base", "context", "export", "image", "layer", "net", "ops", "plan", "record", "registry",
+            "sandbox", "snapshot", "solve", "store",
         ],
     ),
     // An exporter turns stored snapshots into blobs (snapshot, store, layer) with the planned config (plan::graph);
     // sys for reading files of a tree.
     ("export", &["base", "image", "layer", "plan", "snapshot", "store", "sys"]),
     // The scheduler knows ops as a trait and the graph as data; neither sandbox nor registry.
-    ("solve", &["base", "ops", "plan"]),
+    ("solve", &["base", "ops", "plan", "store"]),
     // An executor reads its step from plan::graph and does it with everything below.
     (
         "ops",
         &[
-            "base", "context", "image", "layer", "net", "plan", "registry", "sandbox", "snapshot", "store",
-            "sys",
+            "base", "context", "image", "layer", "net", "plan", "record", "registry", "sandbox", "snapshot",
+            "store", "sys",
         ],
     ),
+    // Specs of steps are compared with those of earlier builds. Executors say which files they read.
+    ("record", &["base", "plan"]),
     // Pure: text and configs in, a graph out.
     ("plan", &["base", "image"]),
     ("context", &["base", "image", "net", "sys"]),

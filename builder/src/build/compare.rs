@@ -174,7 +174,8 @@ pub fn compare(a: &Image<'_>, b: &Image<'_>, options: CompareOptions) -> Result<
     values("", &about(&a.manifest), &about(&b.manifest), &mut comparison.manifest);
     values("", &a.config, &b.config, &mut comparison.config);
     comparison.config.retain(|change| {
-        let of_time = change.path == "created" || change.path.starts_with("history[") && change.path.ends_with("].created");
+        let of_time = change.path == "created"
+            || change.path.starts_with("history[") && change.path.ends_with("].created");
         !(change.path.starts_with("rootfs.diff_ids") || options.ignore_times && of_time)
     });
     comparison.layers = layers(a, b)?;
@@ -199,7 +200,8 @@ fn about(manifest: &Manifest) -> Value {
         .iter()
         .map(|layer| {
             // A table of contents has a digest of its own, which is told by the layer's.
-            let kept = layer.annotations.iter().filter(|(key, _)| *key != crate::layer::estargz::TOC_ANNOTATION);
+            let kept =
+                layer.annotations.iter().filter(|(key, _)| *key != crate::layer::estargz::TOC_ANNOTATION);
             serde_json::json!({
                 "mediaType": layer.media_type,
                 "annotations": kept.collect::<std::collections::BTreeMap<_, _>>(),
@@ -282,7 +284,8 @@ fn files(a: &Image<'_>, b: &Image<'_>, options: CompareOptions) -> Result<Vec<Fi
     }
     let (links_a, links_b) = (one.links(), other.links());
     let mut found: Vec<(FileChange, Option<bytes::Pair>)> = Vec::new();
-    let paths: std::collections::BTreeSet<&Vec<u8>> = one.nodes().keys().chain(other.nodes().keys()).collect();
+    let paths: std::collections::BTreeSet<&Vec<u8>> =
+        one.nodes().keys().chain(other.nodes().keys()).collect();
     for path in paths {
         let name = String::from_utf8_lossy(path).into_owned();
         let alone = |verdict, node: &Node| FileChange {
@@ -344,8 +347,7 @@ fn both(
     }
     let kind = tree::kind(b.entry.kind);
     let verdict = FileVerdict::Changed;
-    (!changes.is_empty())
-        .then(|| (FileChange { path, verdict, kind, changes, first_difference: None }, pair))
+    (!changes.is_empty()).then(|| (FileChange { path, verdict, kind, changes, first_difference: None }, pair))
 }
 
 fn apply(image: &Image<'_>, number: usize, tree: &mut Tree) -> Result<(), CompareError> {

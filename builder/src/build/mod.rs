@@ -29,11 +29,13 @@ use crate::net::Net;
 use crate::ops::{Fetched, LocalExecutor, OpError, RunDefaults};
 use crate::plan::graph::{Graph, Plan, PlanOptions, ResolveError, VertexId};
 use crate::plan::{self, PlanError};
+use crate::record::recorder::{Ending, Noted};
+use crate::record::{BuildResult, Recorder, Refused, Shelf};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::net::resolv::HostDns;
 use crate::sandbox::runner::Sandboxes;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
-use crate::solve::{self, Options};
+use crate::solve::{self, Account, Ledger, Look, Options};
 use crate::store::{Store, StoreError};
 
 pub use resolve::{PullPolicy, Resolver};
@@ -80,6 +82,12 @@ pub struct Request {
     pub merge: MergePolicy,
     /// Most steps at a time.
     pub jobs: usize,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    /// Steps that ran before this time, in seconds since 1970, run again.
+    pub oldest: Option<i64>,
+    /// Makes the record of the build; it has to hear `events` too, see [`Recorder::listen`].
+    pub recorder: Option<Recorder>,
     /// Progress.
     pub events: EventSink,
     /// Stops the build.
@@ -135,6 +143,9 @@ pub enum BuildError {
         #[source]
         source: Box<OpError>,
     },
+    /// Steps that failed independently of each other.
+    #[error("{} steps failed", .0.len())]
+    Several(Vec<BuildError>),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -164,6 +175,26 @@ pub enum BuildError {
 /// # Errors
 /// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
 pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
+    let mut course = Course::default();
+    let result = run_course(environment, request, &mut course);
+    if let Some(recorder) = &request.recorder {
+        recorder.end(&course.ending(&result));
+    }
+    result
+}
+
+/// What is known of a build however it ends.
+#[derive(Default)]
+struct Course {
+    graph: Option<Graph>,
+    ledger: Ledger,
+}
+
+fn run_course(
+    environment: Environment<'_>,
+    request: &Request,
+    course: &mut Course,
+) -> Result<Report, BuildError> {
     let started = Instant::now();
     let parsed = kiln_grammar::parse(&request.text);
     if parsed.has_errors() {
@@ -176,6 +207,7 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     let plan =
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
+    course.graph = Some(plan.graph.clone());
     let snapshots = || Snapshots::new(environment.store);
     let executor = LocalExecutor {
         store: environment.store,
@@ -191,9 +223,14 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
         cancel: request.cancel.clone(),
         host: Platform::host(),
         fetched: Fetched::default(),
+        listings: request.recorder.is_some().then(|| Shelf::new(environment.store.root()).listings()),
     };
-    let options =
-        Options { jobs: request.jobs, events: request.events.clone(), cancel: request.cancel.clone() };
+    let options = Options {
+        keep_going: request.keep_going,
+        oldest: request.oldest,
+        ledger: course.ledger.clone(),
+        ..Options::new(request.jobs, request.events.clone(), request.cancel.clone())
+    };
     let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
     roots.dedup();
     let solved = solve::solve(&plan.graph, &roots, &executor, &options)
@@ -250,17 +287,82 @@ fn report(
 }
 
 fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
-    let solve::Failure { vertex: id, error, interrupted } = failure;
+    let solve::Failure { vertex, error, interrupted, others } = failure;
     if matches!(error, OpError::Cancelled) || interrupted {
         return BuildError::Cancelled;
     }
-    let vertex = graph.vertex(id);
-    let step = FailedStep {
-        number: solve::step_number(id),
-        name: vertex.name.clone(),
-        span: vertex.origin.as_ref().map(|origin| origin.span),
+    let of_step = |id: VertexId, error| {
+        let vertex = graph.vertex(id);
+        let step = FailedStep {
+            number: solve::step_number(id),
+            name: vertex.name.clone(),
+            span: vertex.origin.as_ref().map(|origin| origin.span),
+        };
+        BuildError::Step { step, source: Box::new(error) }
     };
-    BuildError::Step { step, source: Box::new(error) }
+    let first = of_step(vertex, error);
+    if others.is_empty() {
+        return first;
+    }
+    let others = others.into_iter().map(|(id, error)| of_step(id, error));
+    BuildError::Several(std::iter::once(first).chain(others).collect())
+}
+
+impl Course {
+    /// What the record has to know.
+    fn ending(&self, result: &Result<Report, BuildError>) -> Ending<'_> {
+        let noted = self.ledger.accounts().into_iter().map(|(id, account)| (id, noted(account))).collect();
+        let vertices = self.graph.iter().flat_map(|graph| graph.vertices.iter().enumerate());
+        let steps = vertices.filter(|(_, vertex)| solve::is_step(vertex));
+        let (ended, error) = match result {
+            Ok(_) => (BuildResult::Succeeded, None),
+            Err(BuildError::Cancelled) => (BuildResult::Stopped, None),
+            Err(error) => (BuildResult::Failed, Some(error.to_string())),
+        };
+        let image = result.as_ref().ok().and_then(|report| report.image.as_ref());
+        Ending {
+            graph: self.graph.as_ref(),
+            counted: steps.map(|(at, _)| VertexId(u32::try_from(at).unwrap_or(u32::MAX))).collect(),
+            noted,
+            result: ended,
+            error,
+            exit_codes: result.as_ref().err().map(exit_codes).unwrap_or_default(),
+            image: image.map(|image| image.descriptor.digest),
+        }
+    }
+}
+
+fn noted(account: Account) -> Noted {
+    let age = |ran: i64| u64::try_from(crate::store::records::now() - ran).unwrap_or(0);
+    Noted {
+        key: account.definition,
+        outside: account.outside,
+        content_key: account.content,
+        contents: account.contents,
+        result: account.result,
+        by_content: account.look == Look::Content,
+        refused: match account.look {
+            Look::Forced => Some(Refused::NoCache),
+            Look::Expired(ran) => Some(Refused::Expired(age(ran))),
+            _ => None,
+        },
+    }
+}
+
+/// Exit status of commands that failed, by number of the step.
+fn exit_codes(error: &BuildError) -> BTreeMap<u32, i32> {
+    let errors = match error {
+        BuildError::Several(errors) => &errors[..],
+        one => std::slice::from_ref(one),
+    };
+    let code = |error: &BuildError| match error {
+        BuildError::Step { step, source } => match **source {
+            OpError::ExitCode { code, .. } => Some((step.number, code)),
+            _ => None,
+        },
+        _ => None,
+    };
+    errors.iter().filter_map(code).collect()
 }
 
 impl Report {

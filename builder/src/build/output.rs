@@ -172,7 +172,9 @@ impl Writer<'_> {
         let advice = if base >= MANY_LAYERS {
             format!("{base} of them are the base's; only --squash=all makes them fewer")
         } else {
-            format!("join RUN steps (a heredoc takes many commands), or have --max-layers {MANY_LAYERS} merge the uppermost ones")
+            format!(
+                "join RUN steps (a heredoc takes many commands), or have --max-layers {MANY_LAYERS} merge the uppermost ones"
+            )
         };
         self.request.events.warn(format!(
             "the image has {layers} layers, and docker and older engines take {MANY_LAYERS} at most: {advice}"

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use super::args::{BuildArgs, DiffArgs, VerifyArgs};
 use super::session;
 use crate::build::compare::{
-    Comparison, CompareError, CompareOptions, FileChange, FileVerdict, Image, LayerChange, OpenError,
+    CompareError, CompareOptions, Comparison, FileChange, FileVerdict, Image, LayerChange, OpenError,
     ValueChange, compare,
 };
 use crate::image::manifest::media_type;
@@ -121,7 +121,8 @@ fn form(image: &Image<'_>) -> String {
     } else {
         ""
     };
-    let docker = if image.manifest.media_type == media_type::DOCKER_MANIFEST { "oci-mediatypes=false," } else { "" };
+    let docker =
+        if image.manifest.media_type == media_type::DOCKER_MANIFEST { "oci-mediatypes=false," } else { "" };
     format!("{compression}{docker}")
 }
 
@@ -165,11 +166,7 @@ fn failed(error: &CompareError) -> Failure {
 }
 
 fn show(found: &Comparison, json: bool) -> Result<(), Failure> {
-    let text = if json {
-        format!("{:#}", serde_json::json!(found))
-    } else {
-        text(found)
-    };
+    let text = if json { format!("{:#}", serde_json::json!(found)) } else { text(found) };
     if text.is_empty() {
         return Ok(());
     }
@@ -201,7 +198,9 @@ fn value(change: &ValueChange) -> String {
     match (&change.a, &change.b) {
         (Some(a), Some(b)) => format!("~ {}: {a} -> {b}", change.path),
         (Some(a), None) => format!("- {}: {a}", change.path),
-        (None, b) => format!("+ {}: {}", change.path, b.as_ref().map(ToString::to_string).unwrap_or_default()),
+        (None, b) => {
+            format!("+ {}: {}", change.path, b.as_ref().map(ToString::to_string).unwrap_or_default())
+        }
     }
 }
 
@@ -209,7 +208,9 @@ fn layer(change: &LayerChange) -> String {
     let made_by = change.created_by.as_ref().map(|text| format!(" ({text})")).unwrap_or_default();
     let number = change.number;
     match (&change.a, &change.b) {
-        _ if change.compression_only => format!("~ {number}{made_by}: the same archive, compressed in another way"),
+        _ if change.compression_only => {
+            format!("~ {number}{made_by}: the same archive, compressed in another way")
+        }
         (Some(_), None) => format!("- {number}{made_by}"),
         (None, _) => format!("+ {number}{made_by}"),
         (Some(_), Some(_)) => {

@@ -7,6 +7,7 @@ mod compare;
 mod context;
 mod failure;
 mod privileges;
+mod record;
 mod run;
 mod session;
 mod store;
@@ -40,6 +41,9 @@ pub fn main() -> ExitCode {
         Command::Diff(diff) => compare::diff(root, &diff),
         Command::Verify(verify) => compare::verify(root, &verify),
         Command::Info(info) => store::info(root, &info),
+        Command::History(history) => record::history(root, &history),
+        Command::Log(log) => record::log(root, &log),
+        Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::InstallAlias(alias) => store::install_alias(&alias),
         Command::Version => version(),

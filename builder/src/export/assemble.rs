@@ -246,9 +246,13 @@ mod tests {
 
     #[test]
     fn merged_layers_have_one_entry() {
-        let mut history = vec![entry(false, None), entry(false, Some("b")), entry(true, None), entry(false, None)];
+        let mut history =
+            vec![entry(false, None), entry(false, Some("b")), entry(true, None), entry(false, None)];
         tell_merged(&mut history, Merged { kept: 1, before: 3 }, 2);
-        assert_eq!(history.iter().map(|e| e.empty_layer).collect::<Vec<_>>(), [false, true, true, true, false]);
+        assert_eq!(
+            history.iter().map(|e| e.empty_layer).collect::<Vec<_>>(),
+            [false, true, true, true, false]
+        );
         assert_eq!(history[4].created.as_deref(), Some("b"));
         assert_eq!(history[4].comment, "kiln: 2 layers as one");
         // Layers that take back one another leave nothing to tell of.

@@ -18,7 +18,7 @@
 
 use super::layers::{self, ExportedLayer, LayerError, LayerOptions, Stoppable};
 use super::seekable;
-use crate::base::digest::{Digest, DiffId, KeyHasher};
+use crate::base::digest::{DiffId, Digest, KeyHasher};
 use crate::snapshot::diff;
 use crate::snapshot::overlay::Snapshots;
 use crate::store::Store;

@@ -56,7 +56,9 @@ pub enum EstargzError {
     Read(#[source] io::Error),
     #[error("cannot compress a layer")]
     Write(#[source] io::Error),
-    #[error("`{path}` cannot be in an estargz layer: its name or target is not UTF-8; use compression=gzip or zstd")]
+    #[error(
+        "`{path}` cannot be in an estargz layer: its name or target is not UTF-8; use compression=gzip or zstd"
+    )]
     NotUtf8 { path: String },
 }
 
@@ -273,7 +275,8 @@ fn is_zero(number: &u64) -> bool {
 impl TocEntry {
     fn of(entry: &Entry) -> Result<Self, EstargzError> {
         let text = |bytes: &[u8]| {
-            let refused = || EstargzError::NotUtf8 { path: String::from_utf8_lossy(&entry.path).into_owned() };
+            let refused =
+                || EstargzError::NotUtf8 { path: String::from_utf8_lossy(&entry.path).into_owned() };
             String::from_utf8(bytes.to_vec()).map_err(|_| refused())
         };
         let mut name = text(&entry.path)?;
@@ -294,7 +297,8 @@ impl TocEntry {
                 Kind::Fifo => "fifo",
             },
             size: entry.size,
-            modified: Timestamp::from_second(entry.mtime_seconds).map_or_else(|_| String::new(), |t| t.to_string()),
+            modified: Timestamp::from_second(entry.mtime_seconds)
+                .map_or_else(|_| String::new(), |t| t.to_string()),
             link_name: text(&entry.link)?,
             mode: entry.mode,
             uid: entry.uid,

@@ -162,7 +162,8 @@ impl Node {
         }
         let names: std::collections::BTreeSet<_> = a.xattrs.keys().chain(b.xattrs.keys()).collect();
         for name in names {
-            let value = |entry: &Entry| entry.xattrs.get(name).map_or_else(|| "none".to_owned(), |v| escaped(v));
+            let value =
+                |entry: &Entry| entry.xattrs.get(name).map_or_else(|| "none".to_owned(), |v| escaped(v));
             note(&format!("xattr {}", text(name)), value(a), value(b));
         }
         found

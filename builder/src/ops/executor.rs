@@ -55,11 +55,28 @@ pub trait Executor: Sync {
     /// When the outside cannot be read.
     fn outside(&self, graph: &Graph, id: VertexId) -> Result<Option<Digest>, Self::Error>;
 
-    /// A stored result.
+    /// A stored result by definition key.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error>;
+
+    /// A stored result by content key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error> {
+        self.lookup(key)
+    }
+
+    /// Takes the right to run the step of this key, until what is given back is dropped; `None` while another process
+    /// has it. Never waits.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn claim(&self, _key: &CacheKey) -> Result<Option<Box<dyn Send>>, Self::Error> {
+        Ok(Some(Box::new(())))
+    }
 
     /// Stores a result under its keys.
     ///

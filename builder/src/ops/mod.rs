@@ -7,6 +7,7 @@ pub mod executor;
 mod guards;
 mod image;
 mod local;
+mod mounted;
 mod run;
 mod sources;
 mod stubs;

@@ -70,11 +70,19 @@ fn everything_that_differs_is_told() {
         assert_eq!(changed(&found, "d/gone")["verdict"], "removed");
         assert_eq!(changed(&found, "d/new")["verdict"], "added");
         assert_eq!(changed(&found, "bin/vi")["verdict"], "added");
-        let names: Vec<&str> =
-            found["files"].as_array().expect("files").iter().map(|f| f["path"].as_str().expect("path")).collect();
+        let names: Vec<&str> = found["files"]
+            .as_array()
+            .expect("files")
+            .iter()
+            .map(|f| f["path"].as_str().expect("path"))
+            .collect();
         assert!(!names.contains(&"d/same") && !names.contains(&"bin/sh"), "{names:?}");
-        let config: Vec<&str> =
-            found["config"].as_array().expect("config").iter().map(|c| c["path"].as_str().expect("path")).collect();
+        let config: Vec<&str> = found["config"]
+            .as_array()
+            .expect("config")
+            .iter()
+            .map(|c| c["path"].as_str().expect("path"))
+            .collect();
         assert!(config.iter().any(|path| path.starts_with("config.Env[")), "{config:?}");
         assert!(config.iter().any(|path| path.starts_with("config.Labels")), "{config:?}");
         let layers = found["layers"].as_array().expect("layers");
@@ -83,7 +91,9 @@ fn everything_that_differs_is_told() {
         assert!(layers[0]["place"]["entry"].is_string(), "{layers:?}");
     }
     let text = project.run(&["diff", "a", "b"]).stdout;
-    for line in ["~ d/bytes: size 11 -> 14, content from byte 4 on", "~ d/mode: mode 0644 -> 0600", "+ d/new (file)"] {
+    for line in
+        ["~ d/bytes: size 11 -> 14, content from byte 4 on", "~ d/mode: mode 0644 -> 0600", "+ d/new (file)"]
+    {
         assert!(text.contains(line), "{line}\n{text}");
     }
     let quiet = diff(&project, &["--ignore-times", "a", "b"], 1);
@@ -137,7 +147,11 @@ fn a_reproducible_image_is_verified() {
         let ended = verify(&project, &[name]).ok();
         assert!(ended.stderr.contains("has the same digest"), "{}", ended.stderr);
         // Really built again, not taken from the store.
-        assert!(ended.stderr.contains("RUN echo built at") && ended.stderr.contains("DONE"), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("RUN echo built at") && ended.stderr.contains("DONE"),
+            "{}",
+            ended.stderr
+        );
         assert!(!ended.stderr.contains("CACHED"), "{}", ended.stderr);
     }
     let left = std::fs::read_dir(project.store().join("tmp")).expect("tmp").count();
@@ -161,7 +175,11 @@ fn what_is_not_reproducible_is_shown_to_the_byte() {
     // Other sources than the image was built from.
     project.write("Buildfile", "FROM base\nRUN echo other > /other\n");
     let ended = verify(&project, &["r:1"]);
-    assert!(ended.stdout.contains("- random (file)") && ended.stdout.contains("+ other (file)"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("- random (file)") && ended.stdout.contains("+ other (file)"),
+        "{}",
+        ended.stdout
+    );
     project.write("Buildfile", "FROM base\nRUN exit 3\n");
     verify(&project, &["r:1"]).fails(1, &["the rebuild failed"]);
 }

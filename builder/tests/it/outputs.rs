@@ -186,7 +186,8 @@ fn layered() -> Option<Project> {
 }
 
 fn files_of(image: &Image) -> Vec<(String, String, u32, Vec<u8>)> {
-    let entries = image.files.iter().filter(|(name, _)| !name.starts_with(".no.") && *name != "stargz.index.json");
+    let entries =
+        image.files.iter().filter(|(name, _)| !name.starts_with(".no.") && *name != "stargz.index.json");
     entries.map(|(name, e)| (name.clone(), format!("{:?}", e.kind), e.mode, e.data.clone())).collect()
 }
 
@@ -211,7 +212,10 @@ fn squash_makes_one_layer_of_this_build() {
         // What came and went leaves nothing; what the base had leaves a whiteout; nothing unchanged is told again.
         assert!(!names.iter().any(|name| name.contains("gone")), "{names:?}");
         assert!(names.contains(&"bin/.wh.vi".to_owned()), "{names:?}");
-        assert!(!names.contains(&"bin/sh".to_owned()) && !names.contains(&"etc/passwd".to_owned()), "{names:?}");
+        assert!(
+            !names.contains(&"bin/sh".to_owned()) && !names.contains(&"etc/passwd".to_owned()),
+            "{names:?}"
+        );
         let history = history_of(&squashed);
         assert_eq!(history.last(), Some(&("merge".to_owned(), false)), "{history:?}");
         assert_eq!(history.iter().filter(|(_, empty)| !empty).count(), 2, "{history:?}");
@@ -269,7 +273,11 @@ fn many_layers_are_advised_against_and_merged_when_asked() {
     let project = project.buildfile(&text);
     let built = project.build(&[]);
     assert_eq!(built.image().layers.len(), 130);
-    assert!(built.log().contains("130 layers") && built.log().contains("--max-layers 127"), "{}", built.log());
+    assert!(
+        built.log().contains("130 layers") && built.log().contains("--max-layers 127"),
+        "{}",
+        built.log()
+    );
     let merged = project.build(&["--max-layers", "127"]);
     let image = merged.image();
     assert_eq!(image.layers.len(), 127);
@@ -315,7 +323,10 @@ fn estargz_has_a_table_that_holds_and_is_an_ordinary_layer() {
     // Larger than a chunk, and not a multiple of one.
     let big: Vec<u8> = (0..5_000_001u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     project.write("big", &big);
-    project.write("Buildfile", "FROM base\nCOPY big /deep/er/\nRUN echo hello > /deep/small && mkfifo /deep/fifo\n");
+    project.write(
+        "Buildfile",
+        "FROM base\nCOPY big /deep/er/\nRUN echo hello > /deep/small && mkfifo /deep/fifo\n",
+    );
     let plain = project.build(&[]).image();
     output(&project, &[], "type=oci,dest=e.tar,compression=estargz");
     let path = project.path("e.tar");
@@ -328,7 +339,10 @@ fn estargz_has_a_table_that_holds_and_is_an_ordinary_layer() {
         assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
         let name = layer["digest"].as_str().expect("digest").trim_start_matches("sha256:");
         let (json, table) = toc_of(&layout[&format!("blobs/sha256/{name}")]);
-        assert_eq!(layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"], crate::base::digest(&json));
+        assert_eq!(
+            layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"],
+            crate::base::digest(&json)
+        );
         assert_eq!(table["version"], 1);
     }
     // Once more from what is remembered, then with every layer, in one.
@@ -336,7 +350,9 @@ fn estargz_has_a_table_that_holds_and_is_an_ordinary_layer() {
     assert_eq!(fs::read(&path).expect("first"), fs::read(project.path("again.tar")).expect("second"));
     output(&project, &[], "type=oci,dest=forced.tar,compression=estargz,force-compression=true");
     let forced = Image::read_archive(&project.path("forced.tar"));
-    assert!(forced.manifest["layers"].as_array().expect("layers").iter().all(|l| !l["annotations"].is_null()));
+    assert!(
+        forced.manifest["layers"].as_array().expect("layers").iter().all(|l| !l["annotations"].is_null())
+    );
     assert_eq!(files_of(&forced), files_of(&plain));
     output(&project, &["--squash"], "type=oci,dest=one.tar,compression=estargz,compression-level=1");
     let one = Image::read_archive(&project.path("one.tar"));
@@ -417,7 +433,11 @@ fn the_metadata_file_has_buildx_keys() {
     assert_eq!(id(), image.config_digest);
     assert!(metadata["buildx.build.warnings"].is_null());
     // Several platforms have no one config: the id is the index'.
-    output(&project, &[&flags[..], &["--platform=linux/amd64,linux/arm64"]].concat(), "type=oci,dest=two.tar");
+    output(
+        &project,
+        &[&flags[..], &["--platform=linux/amd64,linux/arm64"]].concat(),
+        "type=oci,dest=two.tar",
+    );
     let metadata = read();
     assert!(metadata["containerimage.config.digest"].is_null(), "{metadata}");
     assert_eq!(metadata["containerimage.digest"], id());
@@ -425,7 +445,10 @@ fn the_metadata_file_has_buildx_keys() {
     let mut command = project.build_command(["--metadata-file=m.json", "-o", "type=oci,dest=w.tar"]);
     Ended::of(command.env("BUILDX_METADATA_WARNINGS", "1")).ok();
     let warnings = read()["buildx.build.warnings"].clone();
-    assert!(warnings.as_array().is_some_and(|all| !all.is_empty() && all[0]["short"].is_string()), "{warnings}");
+    assert!(
+        warnings.as_array().is_some_and(|all| !all.is_empty() && all[0]["short"].is_string()),
+        "{warnings}"
+    );
 }
 
 /// An engine that writes down what it is given.
@@ -440,11 +463,15 @@ fn load_hands_an_archive_to_the_engine_that_answers() {
         fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).expect("mode");
     };
     script("docker", "echo no daemon here >&2; exit 1");
-    script("podman", &format!("[ \"$1 $2\" = 'load -i' ] && cp \"$3\" {}", project.path("got.tar").display()));
+    script(
+        "podman",
+        &format!("[ \"$1 $2\" = 'load -i' ] && cp \"$3\" {}", project.path("got.tar").display()),
+    );
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
     Ended::of(project.build_command(["--load", "-t", "x:1"]).env("PATH", &path)).ok();
     let layout = layout_of_archive(&project.path("got.tar"));
     assert!(json_of(&layout, "manifest.json")[0]["RepoTags"].to_string().contains("x:1"));
     script("podman", "echo disk on fire >&2; exit 1");
-    Ended::of(project.build_command(["--load"]).env("PATH", &path)).fails(1, &["no daemon here", "disk on fire"]);
+    Ended::of(project.build_command(["--load"]).env("PATH", &path))
+        .fails(1, &["no daemon here", "disk on fire"]);
 }

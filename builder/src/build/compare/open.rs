@@ -156,7 +156,9 @@ impl<'a> Image<'a> {
         let value = serde_json::from_slice(config).map_err(|e| malformed(e.to_string()))?;
         let (layers, diff_ids) = (manifest.layers.len(), parsed.rootfs.diff_ids.len());
         if layers != diff_ids {
-            return Err(malformed(format!("its manifest has {layers} layers and its config {diff_ids} diff_ids")));
+            return Err(malformed(format!(
+                "its manifest has {layers} layers and its config {diff_ids} diff_ids"
+            )));
         }
         let created = parsed.created.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let filled = parsed.history.iter().filter(|entry| !entry.empty_layer);
@@ -180,7 +182,8 @@ impl<'a> Image<'a> {
 
     /// A layer as an uncompressed archive. Its blob is verified as far as it is read.
     pub(super) fn layer(&self, number: usize) -> Result<Box<dyn Read + Send + '_>, CompareError> {
-        let missing = || OpenError::Malformed { name: self.name.clone(), reason: format!("no layer {number}") };
+        let missing =
+            || OpenError::Malformed { name: self.name.clone(), reason: format!("no layer {number}") };
         let descriptor = self.manifest.layers.get(number).ok_or_else(missing)?;
         let blob: Box<dyn Read + Send + '_> = match &self.blobs {
             Blobs::Store(store) => Box::new(store.open_blob(&descriptor.digest).map_err(OpenError::from)?),

@@ -73,7 +73,9 @@ impl VerifyArgs {
             (!build.cache_to.is_empty(), "--cache-to"),
         ];
         if let Some((_, option)) = refused.iter().find(|(given, _)| *given) {
-            let why = format!("{option} has no place in kiln verify: the rebuilt image is compared and thrown away");
+            let why = format!(
+                "{option} has no place in kiln verify: the rebuilt image is compared and thrown away"
+            );
             return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
         }
         self.build = Some(build);

@@ -95,12 +95,19 @@ fn help_is_grouped() {
           --label <NAME=VALUE>              Add a label
           --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
                                             manifest-descriptor or index-descriptor
+          --squash[=<WHICH>]                Make one layer of this build's (own) or of all of them, the
+                                            base's included (all) [default: own when given alone]
+          --max-layers <N>                  Merge the uppermost layers of this build when the image
+                                            would have more
           --iidfile <PATH>                  Write the image's id to a file
           --metadata-file <PATH>            Write what was built to a JSON file
 
     Cache:
           --no-cache                 Run every step anew
           --no-cache-filter <STAGE>  Run the steps of these stages anew
+          --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 is
+                                     --no-cache
+          --explain                  Tell why each step ran
           --cache-from <CACHE>       Take results from a cache: an image, or type=registry|local|gha,...
           --cache-to <CACHE>         Write results to a cache: an image, or
                                      type=registry|local|inline|gha,...
@@ -118,6 +125,8 @@ fn help_is_grouped() {
           --ulimit <NAME=SOFT[:HARD]>  Resource limit of RUN, e.g. nofile=1024:4096
           --userns <MODE>              User namespace of RUN: auto or host
           --jobs <N>                   Steps that run at once [default: one per processor]
+          --keep-going                 After a failure, run what does not depend on it, and report all
+                                       failures
 
     Limits:
       -m, --memory <SIZE>          Memory of each command, e.g. 2g
