@@ -347,7 +347,8 @@ fn both(
     }
     let kind = tree::kind(b.entry.kind);
     let verdict = FileVerdict::Changed;
-    (!changes.is_empty()).then(|| (FileChange { path, verdict, kind, changes, first_difference: None }, pair))
+    (!changes.is_empty())
+        .then_some((FileChange { path, verdict, kind, changes, first_difference: None }, pair))
 }
 
 fn apply(image: &Image<'_>, number: usize, tree: &mut Tree) -> Result<(), CompareError> {

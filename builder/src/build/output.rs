@@ -1,9 +1,11 @@
 //! Where the result goes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{BuildError, Environment, Request};
+use crate::base::digest::Digest;
 use crate::base::events::Event;
 use crate::export::archive;
 use crate::export::assemble::{self, BuiltIndex};
@@ -14,7 +16,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::layer::compress::Compression;
 use crate::ops::executor::VertexResult;
-use crate::plan::graph::{Plan, PlannedImage};
+use crate::plan::graph::{Op, Plan, PlannedImage};
 use crate::registry::PushOptions;
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::Solved;
@@ -50,6 +52,28 @@ pub(super) fn write_all(
         }
     }
     Ok(built)
+}
+
+/// What engines that pull file by file read from the descriptors of the bases' layers, which keep their bytes: tables of
+/// contents of eStargz and of zstd:chunked.
+fn lazy_annotations(plan: &Plan) -> BTreeMap<Digest, BTreeMap<String, String>> {
+    const PREFIXES: [&str; 2] = ["containerd.io/snapshot/stargz/", "io.github.containers.zstd-chunked."];
+    let images = plan.graph.vertices.iter().filter_map(|vertex| match &vertex.op {
+        Op::Image(spec) => spec.image.as_ref(),
+        _ => None,
+    });
+    let mut found = BTreeMap::new();
+    for layer in images.flat_map(|image| &image.layers) {
+        let annotations = layer.descriptor.annotations.iter();
+        let kept: BTreeMap<String, String> = annotations
+            .filter(|(key, _)| PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        if !kept.is_empty() {
+            found.insert(layer.descriptor.digest, kept);
+        }
+    }
+    found
 }
 
 struct Writer<'a> {
@@ -105,9 +129,15 @@ impl Writer<'_> {
     fn image(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<BuiltIndex, BuildError> {
         let store = self.environment.store;
         let form = self.form();
+        let of_bases = lazy_annotations(self.plan);
         let mut images = Vec::new();
         for (planned, result) in results {
-            let exported = merge::export(store, self.snapshots, result, &form)?;
+            let mut exported = merge::export(store, self.snapshots, result, &form)?;
+            for layer in &mut exported.layers {
+                if let Some(kept) = of_bases.get(&layer.descriptor.digest) {
+                    layer.descriptor.annotations.extend(kept.clone());
+                }
+            }
             self.warn_of_many(result, exported.layers.len());
             let epoch = self.epoch();
             images.push(assemble::image(store, planned, &result.trail, exported, epoch, self.output)?);

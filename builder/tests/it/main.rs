@@ -17,6 +17,7 @@ mod args;
 mod cache;
 mod cli;
 mod compare;
+mod contexts;
 mod copy;
 mod disk;
 mod errors;

@@ -345,6 +345,16 @@ fn estargz_has_a_table_that_holds_and_is_an_ordinary_layer() {
         );
         assert_eq!(table["version"], 1);
     }
+    // As a base it keeps its bytes, and what tells lazy readers of its table.
+    project.write("Buildfile", "FROM lazy\nCOPY big /another\n");
+    let lazy = format!("lazy=oci-layout://{}", path.display());
+    let child = project.build(&["--build-context", &lazy]).image();
+    assert_eq!(child.manifest["layers"][2], layers[2]);
+    assert!(child.manifest["layers"][3]["annotations"].is_null(), "{}", child.manifest);
+    project.write(
+        "Buildfile",
+        "FROM base\nCOPY big /deep/er/\nRUN echo hello > /deep/small && mkfifo /deep/fifo\n",
+    );
     // Once more from what is remembered, then with every layer, in one.
     output(&project, &[], "type=oci,dest=again.tar,compression=estargz");
     assert_eq!(fs::read(&path).expect("first"), fs::read(project.path("again.tar")).expect("second"));
