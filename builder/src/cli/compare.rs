@@ -18,6 +18,7 @@ use crate::image::manifest::media_type;
 use crate::image::platform::Platform;
 use crate::layer::estargz::TOC_ANNOTATION;
 use crate::store::{Store, Throwaway};
+use crate::sys::signals;
 use crate::ui::failure::{EXIT_FAILED, EXIT_OK, Failure, Kind};
 use crate::ui::print;
 
@@ -39,6 +40,8 @@ pub(super) fn diff(root: Option<PathBuf>, args: &DiffArgs) -> Result<u8, Failure
 /// `kiln verify`.
 pub(super) fn verify(root: Option<PathBuf>, args: &VerifyArgs) -> Result<u8, Failure> {
     let Some(build) = &args.build else { return Err(Failure::new(Kind::Internal, "no build to verify")) };
+    // An interrupt is for the rebuild, which ends by it; this process tidies up then.
+    signals::block_termination().map_err(|e| Failure::from_error(Kind::Internal, &e))?;
     let root = session::store_root(root)?;
     let store = session::open_store(&root)?;
     let wanted = match &build.platforms[..] {
