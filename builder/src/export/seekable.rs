@@ -32,14 +32,11 @@ pub(super) fn export(
         }
         let source = Own { snapshots, below: &state.layers[..index], layer };
         let database = store.database();
-        let known = database.layer(&layer.snapshot, options.epoch)?;
-        let original = match &known {
-            Some(diff_id) if !options.force => database.blob(diff_id, "original")?,
-            _ => None,
-        };
-        exported.extend(match original {
-            Some(_) => Some(layers::one(store, snapshots, source.below, layer, options)?),
-            None => of_source(store, &source, level, options)?,
+        let of_base = database.image_layer(&layer.snapshot)?.is_some();
+        exported.extend(if of_base && !options.force {
+            Some(layers::one(store, snapshots, source.below, layer, options)?)
+        } else {
+            of_source(store, &source, level, options)?
         });
     }
     Ok(exported)
