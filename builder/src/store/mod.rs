@@ -39,6 +39,7 @@ pub mod records;
 mod reset;
 mod secret_key;
 mod sync;
+mod throwaway;
 mod usage;
 
 use std::fs;
@@ -58,6 +59,7 @@ pub use leases::{PRECISION_SECONDS, Thing};
 pub use mounts::{InUse, Removal};
 pub use prune::{Limits, Policy, Scope};
 pub use reset::{ResetError, reset};
+pub use throwaway::Throwaway;
 pub use usage::{ImageUsage, Item, Kind, Usage};
 
 use crate::base::digest::{DiffId, Digest};
