@@ -5,8 +5,10 @@ mod lint;
 mod output;
 mod resolve;
 mod run;
+mod upload;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kiln_grammar::diagnostic::Diagnostic;
@@ -15,6 +17,7 @@ use kiln_grammar::span::Span;
 use crate::base::cancel::CancelToken;
 use crate::base::digest::Digest;
 use crate::base::events::{Event, EventSink, Outcome};
+use crate::cache::{CacheError, Location};
 use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::archive::OutputFailure;
@@ -24,18 +27,23 @@ use crate::export::spec::OutputSpec;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::net::Net;
-use crate::ops::{Fetched, LocalExecutor, OpError, RunDefaults};
-use crate::plan::graph::{Graph, Plan, PlanOptions, ResolveError, VertexId};
+use crate::ops::{Fetched, ImportSetup, Imports, LocalExecutor, OpError, RunDefaults};
+use crate::plan::graph::{BlobLocation, Graph, Op, Plan, PlanOptions, ResolveError, ResolvedImage, VertexId};
 use crate::plan::{self, PlanError};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::net::resolv::HostDns;
 use crate::sandbox::runner::Sandboxes;
+use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
-use crate::solve::{self, Options};
+use crate::snapshot::pending::Pending;
+use crate::solve::{self, Options, Solved};
 use crate::store::{Store, StoreError};
+
+use upload::Upload;
 
 pub use resolve::{PullPolicy, Resolver};
 pub use run::{RunRequest, run};
+pub use upload::{CacheMode, CacheTarget};
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -72,6 +80,10 @@ pub struct Request {
     pub outputs: Vec<OutputSpec>,
     /// Clamp file times in new layers to the epoch, when there is one.
     pub rewrite_timestamps: bool,
+    /// Remote caches to take results from, in this order.
+    pub cache_from: Vec<Location>,
+    /// Remote caches to write results to.
+    pub cache_to: Vec<CacheTarget>,
     /// Most steps at a time.
     pub jobs: usize,
     /// Progress.
@@ -149,6 +161,14 @@ pub enum BuildError {
     Resolve(#[from] ResolveError),
     #[error("the image `{0}` has no command to run")]
     NoCommand(String),
+    #[error("cannot export the cache to `{cache}`")]
+    CacheExport {
+        cache: String,
+        #[source]
+        source: Box<CacheError>,
+    },
+    #[error("remote caches cannot be used")]
+    CacheImport(#[source] Box<OpError>),
     #[error("the build was stopped")]
     Cancelled,
 }
@@ -170,24 +190,106 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     let plan =
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
-    let snapshots = || Snapshots::new(environment.store);
+    let imports = imports(environment, request, &plan, &resolver)?;
+    let mut made = work(environment, request, &plan, &resolver, imports.as_ref());
+    // A layer that a cache had promised cannot be had: its step is no longer taken for cached, and runs.
+    while let (Some(imports), Err(error)) = (&imports, &made)
+        && !request.cancel.is_cancelled()
+        && imports.discredit(error).map_err(import_failed)?
+    {
+        made = work(environment, request, &plan, &resolver, Some(imports));
+    }
+    if let Some(imports) = &imports {
+        imports.finish();
+    }
+    let (solved, image) = made?;
+    Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+}
+
+fn import_failed(error: OpError) -> BuildError {
+    match error {
+        OpError::Cancelled => BuildError::Cancelled,
+        error => BuildError::CacheImport(Box::new(error)),
+    }
+}
+
+/// The remote caches of `--cache-from`.
+fn imports<'a>(
+    environment: Environment<'a>,
+    request: &Request,
+    plan: &Plan,
+    resolver: &'a Resolver<'a>,
+) -> Result<Option<Imports<'a>>, BuildError> {
+    if request.cache_from.is_empty() {
+        return Ok(None);
+    }
+    let setup = ImportSetup {
+        store: environment.store,
+        caches: request.cache_from.iter().map(|place| place.open(environment.registry)).collect(),
+        fetcher: resolver,
+        images: base_images(plan).cloned().collect(),
+        epoch: output::cache_epoch(request, plan),
+        ownership: match environment.sandboxes.has_all_ids() {
+            true => Ownership::Required,
+            false => Ownership::BestEffort,
+        },
+        events: request.events.clone(),
+        cancel: request.cancel.clone(),
+        step: cache_step(plan),
+    };
+    Imports::new(setup).map(Some).map_err(import_failed)
+}
+
+fn base_images(plan: &Plan) -> impl Iterator<Item = &Arc<ResolvedImage>> {
+    plan.graph.vertices.iter().filter_map(|vertex| match &vertex.op {
+        Op::Image(spec) => spec.image.as_ref(),
+        _ => None,
+    })
+}
+
+/// Repositories that may have blobs of this build: those of the caches and of the base images.
+fn beside(plan: &Plan, imports: Option<&Imports<'_>>) -> Vec<Reference> {
+    let bases = base_images(plan).filter_map(|image| match &image.location {
+        BlobLocation::Registry(reference) => Some(reference.clone()),
+        BlobLocation::Layout(_) | BlobLocation::Store => None,
+    });
+    let mut all: Vec<Reference> =
+        imports.map(Imports::repositories).into_iter().flatten().chain(bases).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Runs what has to run, writes outputs and caches.
+fn work(
+    environment: Environment<'_>,
+    request: &Request,
+    plan: &Plan,
+    resolver: &Resolver<'_>,
+    imports: Option<&Imports<'_>>,
+) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
+    let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
+    let pending = imports.map(|imports| imports as &dyn Pending);
+    let snapshots = || Ok::<_, SnapshotError>(Snapshots::new(environment.store)?.with_pending(pending));
+    // With caches a failure may be followed by another try, so it must not cancel the whole build.
+    let cancel = if imports.is_some() { request.cancel.child() } else { request.cancel.clone() };
     let executor = LocalExecutor {
         store: environment.store,
         snapshots: snapshots()?,
         sandboxes: environment.sandboxes,
-        fetcher: &resolver,
+        fetcher: resolver,
         net: environment.net,
         git: environment.git,
         contexts: &request.contexts,
         defaults: &request.defaults,
         dns: HostDns::load().map_err(BuildError::Dns)?,
         events: request.events.clone(),
-        cancel: request.cancel.clone(),
+        cancel: cancel.clone(),
         host: Platform::host(),
         fetched: Fetched::default(),
+        imports,
     };
-    let options =
-        Options { jobs: request.jobs, events: request.events.clone(), cancel: request.cancel.clone() };
+    let options = Options { jobs: request.jobs, events: request.events.clone(), cancel };
     let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
     roots.dedup();
     let solved = solve::solve(&plan.graph, &roots, &executor, &options)
@@ -195,15 +297,34 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if request.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let image = exporting(request, &plan, || {
-        output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)
+    let (snapshots, beside) = (snapshots()?, beside(plan, imports));
+    let image = exporting(request, plan, || {
+        output::write_all(environment, request, plan, &solved, &snapshots, &beside).map_err(unless_stopped)
     })?;
-    Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+    let upload = Upload {
+        environment,
+        request,
+        plan,
+        solved: &solved,
+        snapshots: &snapshots,
+        imports,
+        beside: &beside,
+    };
+    upload.run().map_err(unless_stopped)?;
+    if let Some(imports) = imports {
+        imports.settle().map_err(import_failed)?;
+    }
+    Ok((solved, image))
 }
 
 /// Number of the step that stands for the outputs: the one after the last vertex.
 fn export_step(plan: &Plan) -> u32 {
     u32::try_from(plan.graph.vertices.len()).unwrap_or(u32::MAX - 1) + 1
+}
+
+/// Number of the step that stands for what comes from remote caches; those after it stand for `--cache-to`.
+fn cache_step(plan: &Plan) -> u32 {
+    export_step(plan).saturating_add(1)
 }
 
 /// Shows the writing of outputs as a step of its own.

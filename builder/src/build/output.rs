@@ -1,14 +1,17 @@
 //! Where the result goes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{BuildError, Environment, Request};
+use crate::base::digest::Digest;
 use crate::base::events::Event;
 use crate::export::archive;
 use crate::export::assemble::{self, BuiltIndex};
-use crate::export::layers::{self, LayerOptions};
+use crate::export::layers::{self, Absent, LayerOptions};
 use crate::export::spec::{self, Destination, OutputKind, OutputSpec};
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::layer::compress::Compression;
 use crate::ops::executor::VertexResult;
@@ -16,7 +19,7 @@ use crate::plan::graph::{Plan, PlannedImage};
 use crate::registry::PushOptions;
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::Solved;
-use crate::store::records::{ImageRecord, StepResult, now};
+use crate::store::records::{ImageRecord, SnapshotId, StepResult, now};
 
 /// Writes every output. Gives the image of the last one that is an image.
 pub(super) fn write_all(
@@ -25,6 +28,7 @@ pub(super) fn write_all(
     plan: &Plan,
     solved: &Solved,
     snapshots: &Snapshots<'_>,
+    beside: &[Reference],
 ) -> Result<Option<BuiltIndex>, BuildError> {
     let into_store = [OutputSpec::new(OutputKind::Image)];
     let outputs = if request.outputs.is_empty() { &into_store[..] } else { &request.outputs };
@@ -37,7 +41,7 @@ pub(super) fn write_all(
     }
     let mut built = None;
     for output in outputs {
-        let writer = Writer { environment, request, plan, snapshots, output };
+        let writer = Writer { environment, request, plan, snapshots, output, beside };
         if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
             writer.files(&results)?;
         } else {
@@ -53,17 +57,50 @@ struct Writer<'a> {
     plan: &'a Plan,
     snapshots: &'a Snapshots<'a>,
     output: &'a OutputSpec,
+    /// Repositories that may have blobs already.
+    beside: &'a [Reference],
+}
+
+fn epoch(plan: &Plan, output: &OutputSpec) -> Option<i64> {
+    let own = output.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok());
+    own.or(plan.source_date_epoch)
+}
+
+fn file_epoch(request: &Request, plan: &Plan, output: &OutputSpec) -> Option<i64> {
+    let rewrite = output.rewrite_timestamp.unwrap_or(request.rewrite_timestamps);
+    epoch(plan, output).filter(|_| rewrite)
+}
+
+/// To which file times are clamped in a remote cache: as in the images, when they agree.
+pub(super) fn cache_epoch(request: &Request, plan: &Plan) -> Option<i64> {
+    let images = request.outputs.iter().filter(|output| output.kind.is_image());
+    let mut epochs: Vec<_> = images.map(|output| file_epoch(request, plan, output)).collect();
+    epochs.dedup();
+    match epochs[..] {
+        [] => plan.source_date_epoch.filter(|_| request.rewrite_timestamps),
+        [only] => only,
+        _ => None,
+    }
+}
+
+/// How layers of a remote cache are compressed when nothing is said: as in the first image, so that blobs are shared.
+pub(super) fn cache_compression(request: &Request) -> Compression {
+    let image = request.outputs.iter().find(|output| output.kind.is_image());
+    image.map_or(Compression::DEFAULT_GZIP, compression)
+}
+
+/// What an output's attributes ask for.
+fn compression(output: &OutputSpec) -> Compression {
+    spec::compressor(output.compression, output.compression_level)
 }
 
 impl Writer<'_> {
     fn epoch(&self) -> Option<i64> {
-        let own = self.output.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok());
-        own.or(self.plan.source_date_epoch)
+        epoch(self.plan, self.output)
     }
 
     fn file_epoch(&self) -> Option<i64> {
-        let rewrite = self.output.rewrite_timestamp.unwrap_or(self.request.rewrite_timestamps);
-        self.epoch().filter(|_| rewrite)
+        file_epoch(self.request, self.plan, self.output)
     }
 
     fn files(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<(), BuildError> {
@@ -99,28 +136,25 @@ impl Writer<'_> {
 
     fn image(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<BuiltIndex, BuildError> {
         let store = self.environment.store;
-        let level = self.output.compression_level;
         let options = LayerOptions {
             epoch: self.file_epoch(),
-            compression: match self.output.compression {
-                Some(spec::Compression::Uncompressed) => Compression::None,
-                Some(spec::Compression::Zstd) => match level {
-                    // buildx counts from 0; zstd's 0 means its default.
-                    None | Some(0) => Compression::DEFAULT_ZSTD,
-                    Some(level) => Compression::Zstd { level: level as i32 },
-                },
-                Some(spec::Compression::Gzip) | None => match level {
-                    None => Compression::DEFAULT_GZIP,
-                    Some(level) => Compression::Gzip { level: level.max(1) as _ },
-                },
-            },
+            compression: compression(self.output),
             force: self.output.force_compression,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cancel: self.request.cancel.clone(),
+            absent: match self.output.kind {
+                OutputKind::Image if !self.output.push => Absent::Fetch,
+                OutputKind::Image | OutputKind::CacheOnly => Absent::Leave,
+                _ => Absent::Fetch,
+            },
         };
         let mut images = Vec::new();
+        let mut absent = BTreeMap::new();
         for (planned, result) in results {
             let layers = layers::export(store, self.snapshots, &result.state, &options)?;
+            for layer in layers.iter().filter(|layer| !self.is_here(&layer.descriptor)) {
+                absent.insert(layer.descriptor.digest, layer.snapshot.clone());
+            }
             let epoch = self.epoch();
             images.push(assemble::image(store, planned, &result.trail, layers, epoch, self.output)?);
         }
@@ -131,10 +165,18 @@ impl Writer<'_> {
         let names = self.names();
         match self.output.kind {
             OutputKind::Oci | OutputKind::Docker => self.archive(&built, &names)?,
-            OutputKind::Image => {
+            OutputKind::Image if absent.is_empty() => {
                 self.keep(&built, &names)?;
                 if self.output.push {
-                    self.push(&built, &names)?;
+                    self.push(&built, &names, &absent)?;
+                }
+            }
+            OutputKind::Image => {
+                self.push(&built, &names, &absent)?;
+                if built.blobs().iter().all(|blob| self.is_here(blob)) {
+                    self.keep(&built, &names)?;
+                } else {
+                    self.forget(&names)?;
                 }
             }
             OutputKind::CacheOnly | OutputKind::Local | OutputKind::Tar => {}
@@ -169,7 +211,24 @@ impl Writer<'_> {
         Ok(self.environment.store.write_index()?)
     }
 
-    fn push(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+    fn is_here(&self, blob: &Descriptor) -> bool {
+        self.environment.store.blob_size(&blob.digest) == Some(blob.size)
+    }
+
+    /// Takes the names from images that had them: this one is in its registry only, and `FROM` shall find it there.
+    fn forget(&self, names: &[Reference]) -> Result<(), BuildError> {
+        for name in names {
+            self.environment.store.database().unname_image(&name.to_string())?;
+        }
+        Ok(self.environment.store.write_index()?)
+    }
+
+    fn push(
+        &self,
+        built: &BuiltIndex,
+        names: &[Reference],
+        absent: &BTreeMap<Digest, SnapshotId>,
+    ) -> Result<(), BuildError> {
         if names.is_empty() {
             return Err(BuildError::NoName);
         }
@@ -185,6 +244,14 @@ impl Writer<'_> {
                             total_bytes: Some(blob.size),
                         });
                     };
+                    if let Some(snapshot) = absent.get(&blob.digest).filter(|_| !self.is_here(blob)) {
+                        let same = self.beside.iter().filter(|other| other.registry == name.registry);
+                        let from: Vec<String> = same.map(|other| other.repository.clone()).collect();
+                        if registry.take_blob(name, &blob.digest, &from)? {
+                            continue;
+                        }
+                        self.snapshots.fetch_pending(snapshot)?;
+                    }
                     let options = PushOptions { progress: Some(&progress), ..PushOptions::default() };
                     registry.push_blob(name, blob, &store.blob_path(&blob.digest), &options)?;
                 }

@@ -117,6 +117,7 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         cancel: request.cancel.clone(),
         host: Platform::host(),
         fetched: Fetched::default(),
+        imports: None,
     };
     let failed = |source| BuildError::Step {
         step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None },

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::base::digest::{DiffId, Digest};
+use crate::cache::CacheError;
 use crate::context;
 use crate::ops::copy::CopyError;
 use crate::registry::RegistryError;
@@ -35,7 +36,7 @@ pub enum OpError {
     MissingAgent { id: String },
     #[error("mount source `{path}` is not there")]
     MountSource { path: String },
-    #[error("layer {digest} unpacks to {actual}, but the image's config promises {expected}")]
+    #[error("layer {digest} unpacks to {actual}, but {expected} was promised for it")]
     WrongDiffId { digest: Digest, expected: DiffId, actual: DiffId },
     #[error("layer {digest} of `{image}` cannot be read from where the image is")]
     NoLayer { digest: Digest, image: String },
@@ -75,6 +76,8 @@ pub enum OpError {
     Fs(#[from] FsError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Cache(#[from] Box<CacheError>),
     #[error(transparent)]
     Http(#[from] context::http::FetchError),
     #[error(transparent)]

@@ -55,11 +55,23 @@ pub trait Executor: Sync {
     /// When the outside cannot be read.
     fn outside(&self, graph: &Graph, id: VertexId) -> Result<Option<Digest>, Self::Error>;
 
-    /// A stored result.
+    /// The definition keys, with names for people, that may be looked up, the results' first: for caches where many
+    /// questions at once cost less than one after the other.
+    fn expect(&self, _steps: &[(CacheKey, &str)]) {}
+
+    /// A stored result by definition key.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error>;
+
+    /// A stored result by content key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error> {
+        self.lookup(key)
+    }
 
     /// Stores a result under its keys.
     ///

@@ -30,6 +30,7 @@ use crate::store::records::StepResult;
 use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
 use super::image::{self, LayerFetcher};
+use super::imports::Imports;
 use super::{OpError, run, sources};
 
 /// Where a secret's value is.
@@ -91,6 +92,8 @@ pub struct LocalExecutor<'a> {
     pub host: Platform,
     /// Downloads and checkouts of this build by vertex.
     pub fetched: sources::Fetched,
+    /// Remote caches, when there are any.
+    pub imports: Option<&'a Imports<'a>>,
 }
 
 impl LocalExecutor<'_> {
@@ -124,6 +127,17 @@ impl LocalExecutor<'_> {
     /// a warning names the file.
     pub(super) fn ownership(&self) -> Ownership {
         if self.sandboxes.has_all_ids() { Ownership::Required } else { Ownership::BestEffort }
+    }
+
+    /// A result of this machine.
+    fn stored(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        let Some(result) = self.store.database().step(key)? else { return Ok(None) };
+        if self.snapshots.is_complete(&result.state) {
+            return Ok(Some(result));
+        }
+        // Somebody removed a snapshot: the step simply runs again.
+        self.store.database().forget_step(key)?;
+        Ok(None)
     }
 
     fn copy_inputs(&self, spec: &CopySpec) -> Vec<usize> {
@@ -169,18 +183,35 @@ impl Executor for LocalExecutor<'_> {
         }
     }
 
-    fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
-        let Some(result) = self.store.database().step(key)? else { return Ok(None) };
-        if self.snapshots.is_complete(&result.state) {
-            return Ok(Some(result));
+    fn expect(&self, steps: &[(CacheKey, &str)]) {
+        if let Some(imports) = self.imports {
+            imports.expect(steps);
         }
-        // Somebody removed a snapshot: the step simply runs again.
-        self.store.database().forget_step(key)?;
-        Ok(None)
+    }
+
+    fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        match (self.stored(key)?, self.imports) {
+            (None, Some(imports)) => imports.lookup(key),
+            (stored, _) => Ok(stored),
+        }
+    }
+
+    fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        match (self.stored(key)?, self.imports) {
+            (None, Some(imports)) => imports.lookup_content(key),
+            (stored, _) => Ok(stored),
+        }
     }
 
     fn save(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) -> Result<(), OpError> {
-        Ok(self.store.database().add_step(keys, result, name, took_ms)?)
+        match self.imports {
+            // A row may lag a snapshot, never lead it.
+            Some(imports) if !self.snapshots.is_complete(&result.state) => {
+                imports.save_later(keys, result, name, took_ms);
+                Ok(())
+            }
+            _ => Ok(self.store.database().add_step(keys, result, name, took_ms)?),
+        }
     }
 
     fn contents(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<Vec<Digest>, OpError> {

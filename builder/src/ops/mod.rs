@@ -5,6 +5,7 @@ pub mod copy;
 mod error;
 pub mod executor;
 mod image;
+mod imports;
 mod local;
 mod run;
 mod sources;
@@ -12,6 +13,7 @@ mod stubs;
 
 pub use error::OpError;
 pub use image::LayerFetcher;
+pub use imports::{ImportSetup, Imports};
 pub use local::{Agent, LocalExecutor, RunDefaults, SecretSource};
 pub use run::interactive;
 pub use sources::Fetched;

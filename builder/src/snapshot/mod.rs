@@ -10,6 +10,7 @@ pub mod apply;
 pub mod diff;
 mod node;
 pub mod overlay;
+pub mod pending;
 #[cfg(test)]
 mod testing;
 pub mod tree;

@@ -56,6 +56,19 @@ pub struct Solved {
     pub executed: usize,
     /// Steps taken from the store.
     pub cached: usize,
+    /// Keys of every vertex that the results depend on.
+    pub keys: BTreeMap<VertexId, VertexKeys>,
+}
+
+/// The keys of a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VertexKeys {
+    /// Definition key.
+    pub definition: CacheKey,
+    /// Content key, when it was needed.
+    pub content: Option<CacheKey>,
+    /// An earlier result of these keys was not to be used: the vertex, or something that it reads, had to run again.
+    pub forced: bool,
 }
 
 /// Number of a vertex in events.
@@ -74,9 +87,17 @@ pub fn solve<E: Executor>(
     options: &Options,
 ) -> Result<Solved, Failure<E::Error>> {
     let keys = definition_keys(graph, roots, executor, options)?;
+    let reusable = keys.iter().filter(|(id, key)| key.reusable && is_step(graph.vertex(**id)));
+    // The results first, which is where look-ups begin.
+    let expected: Vec<_> =
+        reusable.rev().map(|(id, key)| (key.definition, graph.vertex(*id).name.as_str())).collect();
+    executor.expect(&expected);
     let mut state = State {
         slots: BTreeMap::new(),
-        solved: Solved::default(),
+        solved: Solved {
+            keys: keys.iter().map(|(id, key)| (*id, key.of_vertex())).collect(),
+            ..Solved::default()
+        },
         failure: None,
         running: 0,
         panicked: false,
@@ -139,6 +160,12 @@ struct Keys {
     reusable: bool,
 }
 
+impl Keys {
+    fn of_vertex(&self) -> VertexKeys {
+        VertexKeys { definition: self.definition, content: None, forced: !self.reusable }
+    }
+}
+
 enum Slot {
     Waiting,
     Running,
@@ -187,7 +214,7 @@ impl<E> Drop for Alive<'_, E> {
 }
 
 /// Vertices that a person counts as steps.
-fn is_step(vertex: &Vertex) -> bool {
+pub fn is_step(vertex: &Vertex) -> bool {
     matches!(vertex.op, Op::Run(_) | Op::Copy(_) | Op::Mkdir(_) | Op::Merge)
 }
 
@@ -279,7 +306,10 @@ fn work<E: Executor>(
         let mut state = shared.lock();
         state.running -= 1;
         match done {
-            Ok((result, cached)) => {
+            Ok((result, content, cached)) => {
+                if let Some(keys) = state.solved.keys.get_mut(&id) {
+                    keys.content = content;
+                }
                 if is_step(graph.vertex(id)) {
                     if cached {
                         state.solved.cached += 1;
@@ -319,7 +349,7 @@ fn run_one<E: Executor>(
     keys: &BTreeMap<VertexId, Keys>,
     id: VertexId,
     inputs: &[VertexResult],
-) -> Result<(VertexResult, bool), E::Error> {
+) -> Result<(VertexResult, Option<CacheKey>, bool), E::Error> {
     let vertex = graph.vertex(id);
     let own = keys.get(&id);
     // Sources have nothing below them that could have run again.
@@ -334,7 +364,7 @@ fn run_one<E: Executor>(
     };
     let mut save: Vec<CacheKey> = own.map(|k| k.definition).into_iter().chain(content).collect();
     if let Some(key) = content.filter(|_| !vertex.ignore_cache)
-        && let Some(result) = executor.lookup(&key)?
+        && let Some(result) = executor.lookup_content(&key)?
     {
         save.pop();
         let result = match inputs.first().and_then(VertexResult::fs) {
@@ -343,7 +373,7 @@ fn run_one<E: Executor>(
         };
         executor.save(&save, &result, &vertex.name, 0)?;
         finish(id, Outcome::Cached, Duration::ZERO, options);
-        return Ok((VertexResult::Fs(result), true));
+        return Ok((VertexResult::Fs(result), content, true));
     }
     options.events.send(Event::Started { step: step_number(id) });
     let started = Instant::now();
@@ -358,7 +388,7 @@ fn run_one<E: Executor>(
                 return Err(error);
             }
             finish(id, Outcome::Done, took, options);
-            Ok((result, false))
+            Ok((result, content, false))
         }
         Err(error) => {
             let outcome = if options.cancel.is_cancelled() {

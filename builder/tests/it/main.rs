@@ -10,6 +10,7 @@ mod base;
 mod image;
 mod processes;
 mod project;
+mod registry;
 mod server;
 
 mod add;
@@ -25,6 +26,7 @@ mod leftovers;
 mod mounts;
 mod oci_schema;
 mod outputs;
+mod remote_cache;
 mod reproducible;
 mod run;
 mod run_command;

@@ -1,0 +1,584 @@
+//! Results of remote caches: found by key, described at once, brought when somebody reads their files.
+//!
+//! Look-ups: the first question (a result's key) is asked alone, since it usually answers everything; after a miss all
+//! other keys are asked at the same time. What a cache said about a key holds for the whole build.
+//!
+//! Trust: a cache is trusted as a base image is. Its word counts for one thing only: that the layers in a record are
+//! the result of the step whose key was asked for. Everything else is worked out here: the identity of the result is
+//! made of its diff_ids, which are verified before a layer is on record or unpacked; its base has to be an image of
+//! this very build; no name of anything in this store comes from a record.
+//!
+//! Invariants:
+//! - a failing cache never fails a build: it is left out, with one warning; a bad record is a miss;
+//! - the snapshot of a layer that is not here has its final name, and a row only once it is complete;
+//! - a step is stored under its keys only when all its layers are here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::OpError;
+use super::commit::scratch;
+use super::image::{self, Context, LayerFetcher};
+use crate::base::cancel::CancelToken;
+use crate::base::causes::one_line;
+use crate::base::digest::{CacheKey, DiffId, Digest, KeyHasher};
+use crate::base::events::{Event, EventSink, Outcome, StepNumber};
+use crate::base::parallel;
+use crate::cache::record::Record;
+use crate::cache::{self, Cache};
+use crate::image::manifest::Descriptor;
+use crate::plan::graph::{ImageLayer, ResolvedImage};
+use crate::snapshot::apply::Ownership;
+use crate::snapshot::overlay::Snapshots;
+use crate::snapshot::pending::{LostLayer, Pending, PendingBlob};
+use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult, Trail};
+use crate::store::{Store, StoreError};
+
+/// Questions at a time.
+const LOOKUPS_AT_ONCE: usize = 16;
+/// Blobs at a time.
+const BLOBS_AT_ONCE: usize = 4;
+/// Most records whose badness is told one by one.
+const MAX_TOLD: usize = 5;
+
+/// What importing needs.
+pub struct ImportSetup<'a> {
+    /// Where results go.
+    pub store: &'a Store,
+    /// The caches in the order in which they are asked.
+    pub caches: Vec<Box<dyn Cache>>,
+    /// Brings layers of base images.
+    pub fetcher: &'a dyn LayerFetcher,
+    /// The base images of the build.
+    pub images: Vec<Arc<ResolvedImage>>,
+    /// To which file times in new layers are clamped.
+    pub epoch: Option<i64>,
+    /// What to do with owners that cannot be set.
+    pub ownership: Ownership,
+    /// Progress.
+    pub events: EventSink,
+    /// Stops transfers.
+    pub cancel: CancelToken,
+    /// Number of the step that stands for transfers.
+    pub step: StepNumber,
+}
+
+/// The remote caches of one build.
+pub struct Imports<'a> {
+    setup: ImportSetup<'a>,
+    snapshots: Snapshots<'a>,
+    /// Never held while anything is transferred or unpacked.
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Imports<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imports").field("caches", &self.setup.caches).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Definition keys that the build may ask for, the results' first, with names for people.
+    expected: Vec<(CacheKey, String)>,
+    /// The first question was asked.
+    asked: bool,
+    answers: BTreeMap<CacheKey, Option<Hit>>,
+    /// Caches that are left out since they failed.
+    down: BTreeSet<usize>,
+    /// Keys whose artifact is bad.
+    bad: BTreeSet<CacheKey>,
+    /// Names of snapshots by what they are called in the store's table of chains.
+    names: BTreeMap<Digest, SnapshotId>,
+    layers: BTreeMap<SnapshotId, Arc<Layer>>,
+    unsaved: Vec<Unsaved>,
+    /// When the first transfer began.
+    started: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+struct Hit {
+    cache: usize,
+    record: Arc<Record>,
+    result: StepResult,
+}
+
+/// A result that cannot be stored before its layers are here.
+struct Unsaved {
+    keys: Vec<CacheKey>,
+    result: StepResult,
+    name: String,
+    took_ms: u64,
+}
+
+/// A layer that was not here when it was found.
+struct Layer {
+    id: SnapshotId,
+    below: Vec<LayerRef>,
+    /// In the store's table of chains.
+    chain: Digest,
+    what: PendingBlob,
+    origin: Origin,
+    /// Held while it is fetched or unpacked, so that this happens once.
+    stage: Mutex<Stage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Elsewhere,
+    /// The blob is in the store.
+    Fetched,
+    /// The blob is that of the layer, and on record.
+    Verified,
+    /// The snapshot is complete.
+    Here,
+}
+
+enum Origin {
+    /// Number of the cache.
+    Cache(usize),
+    Image(Arc<ResolvedImage>, ImageLayer),
+}
+
+impl Layer {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        let BlobRecord { media_type, digest, size_bytes } = &self.what.blob;
+        Descriptor::new(media_type, *digest, *size_bytes)
+    }
+}
+
+impl<'a> Imports<'a> {
+    /// Nothing is asked yet.
+    pub fn new(setup: ImportSetup<'a>) -> Result<Self, OpError> {
+        let snapshots = Snapshots::new(setup.store)?;
+        Ok(Self { setup, snapshots, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears what may be asked.
+    pub(super) fn expect(&self, steps: &[(CacheKey, &str)]) {
+        self.state().expected = steps.iter().map(|(key, name)| (*key, (*name).to_owned())).collect();
+    }
+
+    /// A result by definition key.
+    pub(super) fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        let batch: Vec<CacheKey> = {
+            let mut state = self.state();
+            if !state.expected.iter().any(|(expected, _)| expected == key) {
+                // A source: nothing is gained by asking for what the source itself has.
+                return Ok(None);
+            }
+            match (state.answers.contains_key(key), std::mem::replace(&mut state.asked, true)) {
+                (true, _) => Vec::new(),
+                (false, false) => vec![*key],
+                (false, true) => state
+                    .expected
+                    .iter()
+                    .map(|(expected, _)| *expected)
+                    .filter(|expected| !state.answers.contains_key(expected))
+                    .collect(),
+            }
+        };
+        self.ask(&batch)?;
+        self.answer(key)
+    }
+
+    /// A result by content key.
+    pub(super) fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        if !self.state().answers.contains_key(key) {
+            self.ask(&[*key])?;
+        }
+        self.answer(key)
+    }
+
+    fn answer(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        let (result, name) = {
+            let state = self.state();
+            let Some(Some(hit)) = state.answers.get(key) else { return Ok(None) };
+            let name = state.expected.iter().find(|(expected, _)| expected == key);
+            (hit.result.clone(), name.map_or_else(String::new, |(_, name)| name.clone()))
+        };
+        self.save_later(&[*key], &result, &name, 0);
+        Ok(Some(result))
+    }
+
+    fn ask(&self, keys: &[CacheKey]) -> Result<(), OpError> {
+        let find = |key: &CacheKey| -> Result<_, OpError> {
+            // What the store has is not asked for.
+            let known = keys.len() > 1 && self.setup.store.database().step(key)?.is_some();
+            Ok((*key, known, if known { None } else { self.find(key)? }))
+        };
+        for answer in parallel::map(keys, LOOKUPS_AT_ONCE, find) {
+            let (key, known, hit) = answer?;
+            if !known {
+                self.state().answers.entry(key).or_insert(hit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the caches one after the other.
+    fn find(&self, key: &CacheKey) -> Result<Option<Hit>, OpError> {
+        for (number, cache) in self.setup.caches.iter().enumerate() {
+            if self.setup.cancel.is_cancelled() {
+                return Err(OpError::Cancelled);
+            }
+            if self.state().down.contains(&number) {
+                continue;
+            }
+            match cache::find(&**cache, key, self.setup.epoch) {
+                Ok(None) => {}
+                Ok(Some(record)) => {
+                    let record = Arc::new(record);
+                    match self.adopt(number, &record)? {
+                        Some(result) => return Ok(Some(Hit { cache: number, record, result })),
+                        None => {
+                            self.refuse(key, &format!("a step in `{}` stands on another base", cache.name()))
+                        }
+                    }
+                }
+                Err(_) if self.setup.cancel.is_cancelled() => return Err(OpError::Cancelled),
+                Err(error) if error.is_about_one_step() => self.refuse(key, &one_line(&error)),
+                Err(error) => {
+                    if self.state().down.insert(number) {
+                        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                        let (name, why) = (cache.name(), one_line(&error));
+                        self.setup.events.warn(format!("cache `{name}` is left out: {why}{hint}"));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn refuse(&self, key: &CacheKey, why: &str) {
+        let mut state = self.state();
+        state.bad.insert(*key);
+        let count = state.bad.len();
+        drop(state);
+        if count <= MAX_TOLD {
+            self.setup.events.warn(format!("a cached step is refused, and runs: {why}"));
+        }
+    }
+
+    /// Describes the result that a record tells of. None when its base is no image of this build.
+    fn adopt(&self, cache: usize, record: &Record) -> Result<Option<StepResult>, OpError> {
+        let base: Vec<(Arc<ResolvedImage>, &ImageLayer)> = if record.base.is_empty() {
+            Vec::new()
+        } else {
+            let fits = |image: &&Arc<ResolvedImage>| {
+                image.layers.iter().map(|layer| layer.diff_id).eq(record.base.iter().copied())
+            };
+            let Some(image) = self.setup.images.iter().find(fits) else { return Ok(None) };
+            image.layers.iter().map(|layer| (image.clone(), layer)).collect()
+        };
+        let own = record.layers.iter().map(|layer| layer.diff_id);
+        let diff_ids: Vec<DiffId> = record.base.iter().copied().chain(own).collect();
+        let mut layers: Vec<LayerRef> = Vec::new();
+        for (index, chain) in image::chain_ids(&diff_ids).into_iter().enumerate() {
+            let (chain, what, origin) = match base.get(index) {
+                Some((image, layer)) => {
+                    let blob = image::blob_record(&layer.descriptor);
+                    let compressor = "original".to_owned();
+                    let what = PendingBlob { diff_id: layer.diff_id, epoch: None, compressor, blob };
+                    (chain, what, Origin::Image(image.clone(), (*layer).clone()))
+                }
+                None => {
+                    let Some(layer) = record.layers.get(index - base.len()) else { break };
+                    let blob = BlobRecord {
+                        media_type: layer.media_type.clone(),
+                        digest: layer.digest,
+                        size_bytes: layer.size_bytes,
+                    };
+                    let compressor = layer.compressor.clone();
+                    let epoch = Some(record.epoch);
+                    let what = PendingBlob { diff_id: layer.diff_id, epoch, compressor, blob };
+                    (imported_chain(&chain, record.epoch), what, Origin::Cache(cache))
+                }
+            };
+            let snapshot = self.name(chain, &layers, what, origin)?;
+            layers.push(LayerRef { snapshot, standalone: false });
+        }
+        let identity = match (diff_ids.is_empty(), record.layers.is_empty()) {
+            (true, _) => scratch().identity,
+            // A step that changed nothing gives its base.
+            (false, true) => image::identity(&diff_ids),
+            (false, false) => imported_identity(&diff_ids, record.epoch),
+        };
+        let trail = record.trail.iter();
+        let trail =
+            trail.map(|step| Trail { added_layer: step.added_layer, created: step.created }).collect();
+        Ok(Some(StepResult { state: FsState { layers, identity }, trail }))
+    }
+
+    /// The name of a layer's snapshot: of one that is here, or the one that it will have.
+    fn name(
+        &self,
+        chain: Digest,
+        below: &[LayerRef],
+        what: PendingBlob,
+        origin: Origin,
+    ) -> Result<SnapshotId, OpError> {
+        let store = self.setup.store;
+        if let Some(id) = self.state().names.get(&chain) {
+            return Ok(id.clone());
+        }
+        let here = store.database().snapshot_of_chain(&chain)?.filter(|id| self.snapshots.exists(id));
+        if let Some(id) = here {
+            self.state().names.insert(chain, id.clone());
+            return Ok(id);
+        }
+        let id = SnapshotId(store.fresh_name()?);
+        let below = below.to_vec();
+        let stage = Mutex::new(Stage::Elsewhere);
+        let layer = Arc::new(Layer { id: id.clone(), below, chain, what, origin, stage });
+        let mut state = self.state();
+        // Another thread may have named it meanwhile.
+        if let Some(id) = state.names.get(&chain) {
+            return Ok(id.clone());
+        }
+        state.names.insert(chain, id.clone());
+        state.layers.insert(id.clone(), layer);
+        Ok(id)
+    }
+
+    /// Stores a result as soon as its layers are here, see [`Imports::settle`].
+    pub(super) fn save_later(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) {
+        let (keys, result, name) = (keys.to_vec(), result.clone(), name.to_owned());
+        self.state().unsaved.push(Unsaved { keys, result, name, took_ms });
+    }
+
+    /// Stores the results whose layers are here by now.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn settle(&self) -> Result<(), OpError> {
+        let unsaved = std::mem::take(&mut self.state().unsaved);
+        let (here, not_yet): (Vec<_>, Vec<_>) =
+            unsaved.into_iter().partition(|unsaved| self.snapshots.is_complete(&unsaved.result.state));
+        self.state().unsaved.extend(not_yet);
+        for Unsaved { keys, result, name, took_ms } in here {
+            self.setup.store.database().add_step(&keys, &result, &name, took_ms)?;
+        }
+        Ok(())
+    }
+
+    /// What a cache said about a key, if it was asked.
+    pub fn known(&self, key: &CacheKey) -> Option<StepResult> {
+        self.state().answers.get(key)?.as_ref().map(|hit| hit.result.clone())
+    }
+
+    /// Whether the artifact of a key is there and bad, so that another one should take its place.
+    pub fn is_bad(&self, key: &CacheKey) -> bool {
+        self.state().bad.contains(key)
+    }
+
+    /// Repositories that have blobs of this build.
+    pub fn repositories(&self) -> Vec<crate::image::reference::Reference> {
+        self.setup.caches.iter().filter_map(|cache| cache.repository().cloned()).collect()
+    }
+
+    /// Forgets every record that names the lost layer among the causes of `error`. False when there is none, so that
+    /// building again would come to the same end.
+    pub fn discredit(&self, error: &(dyn Error + 'static)) -> Result<bool, OpError> {
+        let Some(lost) = LostLayer::among(error).filter(|lost| lost.of_cache) else { return Ok(false) };
+        let hits: Vec<(CacheKey, Hit)> = {
+            let mut state = self.state();
+            // Names are given anew: what has been brought meanwhile is found in the store.
+            state.names.clear();
+            state.layers.clear();
+            state.unsaved.clear();
+            state.answers.iter().filter_map(|(key, hit)| Some((*key, hit.clone()?))).collect()
+        };
+        let mut any = false;
+        for (key, mut hit) in hits {
+            if hit.record.layers.iter().any(|layer| layer.digest == lost.digest) {
+                any = true;
+                let mut state = self.state();
+                state.bad.insert(key);
+                state.answers.insert(key, None);
+            } else if let Some(result) = self.adopt(hit.cache, &hit.record)? {
+                hit.result = result;
+                self.state().answers.insert(key, Some(hit));
+            }
+        }
+        if any {
+            self.setup.events.warn(format!("cached steps are refused, and run: {}", one_line(lost)));
+        }
+        Ok(any)
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            store: self.setup.store,
+            snapshots: &self.snapshots,
+            fetcher: self.setup.fetcher,
+            events: &self.setup.events,
+            cancel: &self.setup.cancel,
+            ownership: self.setup.ownership,
+            step: self.setup.step,
+        }
+    }
+
+    /// Shows transfers as a step of their own, from the first one on.
+    fn start(&self) {
+        let mut state = self.state();
+        if state.started.is_none() {
+            state.started = Some(Instant::now());
+            drop(state);
+            let step = self.setup.step;
+            let name = "fetching cached layers".to_owned();
+            self.setup.events.send(Event::Planned { step, name });
+            self.setup.events.send(Event::Started { step });
+        }
+    }
+
+    /// Ends the step of the transfers, when there were any.
+    pub fn finish(&self) {
+        if let Some(started) = self.state().started.take() {
+            let (step, took) = (self.setup.step, started.elapsed());
+            self.setup.events.send(Event::Finished { step, outcome: Outcome::Done, took });
+        }
+    }
+
+    fn pending(&self, id: &SnapshotId) -> Option<Arc<Layer>> {
+        self.state().layers.get(id).cloned()
+    }
+
+    fn lost(&self, layer: &Layer, error: OpError) -> LostLayer {
+        let of_cache =
+            matches!(layer.origin, Origin::Cache(_)) && !is_ours(&error) && !self.setup.cancel.is_cancelled();
+        LostLayer { digest: layer.what.blob.digest, of_cache, source: Box::new(error) }
+    }
+
+    /// Makes sure that the blob is in the store.
+    fn transfer(&self, layer: &Layer) -> Result<(), OpError> {
+        let mut stage = layer.stage();
+        if *stage >= Stage::Fetched {
+            return Ok(());
+        }
+        let (store, blob) = (self.setup.store, &layer.what.blob);
+        self.start();
+        match &layer.origin {
+            Origin::Image(image, at) => image::fetch(image, at, &self.context())?,
+            Origin::Cache(_) if store.blob_size(&blob.digest) == Some(blob.size_bytes) => {}
+            Origin::Cache(number) => {
+                let incoming = store.incoming_blob()?;
+                let mut writer = incoming.writer()?;
+                let progress = |done_bytes| {
+                    self.setup.events.send(Event::Progress {
+                        step: self.setup.step,
+                        what: format!("sha256:{}", blob.digest.short()),
+                        done_bytes,
+                        total_bytes: Some(blob.size_bytes),
+                    });
+                };
+                let cache = self.setup.caches.get(*number).ok_or(OpError::Cancelled)?;
+                cache.blob(&layer.descriptor(), &mut writer, &progress).map_err(Box::new)?;
+                store.commit_blob(incoming, writer, Some(&blob.digest))?;
+            }
+        }
+        *stage = Stage::Fetched;
+        Ok(())
+    }
+
+    fn unpack(&self, layer: &Layer) -> Result<(), OpError> {
+        let mut stage = layer.stage();
+        if *stage == Stage::Here {
+            return Ok(());
+        }
+        let PendingBlob { diff_id, epoch, compressor, blob } = &layer.what;
+        let begun = self.snapshots.begin_as(layer.id.clone(), &layer.below)?;
+        let id = image::unpack_into(begun, &blob.digest, *diff_id, &layer.below, &self.context())?;
+        let database = self.setup.store.database();
+        database.add_blob(diff_id, compressor, blob)?;
+        match epoch {
+            Some(epoch) => database.add_layer(&id, *epoch, diff_id)?,
+            None => database.add_image_layer(&id, diff_id)?,
+        }
+        database.claim_chain(&layer.chain, &id)?;
+        *stage = Stage::Here;
+        Ok(())
+    }
+}
+
+impl Pending for Imports<'_> {
+    fn bring(&self, id: &SnapshotId) -> Result<(), LostLayer> {
+        let Some(top) = self.pending(id) else { return Ok(()) };
+        if *top.stage() == Stage::Here {
+            return Ok(());
+        }
+        let below = top.below.iter().filter_map(|layer| self.pending(&layer.snapshot));
+        let mut layers: Vec<Arc<Layer>> = below.filter(|layer| *layer.stage() != Stage::Here).collect();
+        layers.push(top);
+        let transfer = |layer: &Arc<Layer>| self.transfer(layer).map_err(|error| self.lost(layer, error));
+        parallel::map(&layers, BLOBS_AT_ONCE, transfer).into_iter().collect::<Result<(), _>>()?;
+        layers.iter().try_for_each(|layer| self.unpack(layer).map_err(|error| self.lost(layer, error)))
+    }
+
+    fn blob(&self, id: &SnapshotId) -> Option<PendingBlob> {
+        let layer = self.pending(id)?;
+        let here = *layer.stage() == Stage::Here;
+        (!here).then(|| layer.what.clone())
+    }
+
+    fn fetch(&self, id: &SnapshotId) -> Result<(), LostLayer> {
+        let Some(layer) = self.pending(id) else { return Ok(()) };
+        let fetch = || -> Result<(), OpError> {
+            self.transfer(&layer)?;
+            let mut stage = layer.stage();
+            if *stage < Stage::Verified {
+                let PendingBlob { diff_id, compressor, blob, .. } = &layer.what;
+                // On record means: whoever wants this layer made by this compressor may take the blob.
+                image::verify(self.setup.store, &blob.digest, *diff_id, &self.setup.cancel)?;
+                self.setup.store.database().add_blob(diff_id, compressor, blob)?;
+                *stage = Stage::Verified;
+            }
+            Ok(())
+        };
+        fetch().map_err(|error| self.lost(&layer, error))
+    }
+}
+
+/// Imported layers have names of their own in the table of chains: unlike an image's layers they are written anew for
+/// another epoch.
+fn imported_chain(chain: &Digest, epoch: Option<i64>) -> Digest {
+    let mut hasher = KeyHasher::new("kiln/imported-chain/v1");
+    hasher.digest(chain).field(epoch.map_or_else(String::new, |epoch| epoch.to_string()).as_bytes());
+    hasher.finish()
+}
+
+fn imported_identity(diff_ids: &[DiffId], epoch: Option<i64>) -> Digest {
+    let mut hasher = KeyHasher::new("kiln/imported/v1");
+    hasher.field(epoch.map_or_else(String::new, |epoch| epoch.to_string()).as_bytes());
+    for diff_id in diff_ids {
+        hasher.digest(&diff_id.0);
+    }
+    hasher.finish()
+}
+
+/// Whether this machine's disk or database is at fault rather than what a cache sent.
+fn is_ours(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| (*error).source()).any(|cause| {
+        let store = cause.downcast_ref::<OpError>().and_then(|error| match error {
+            OpError::Store(error) => Some(error),
+            _ => None,
+        });
+        store
+            .or(cause.downcast_ref())
+            .is_some_and(|error: &StoreError| !matches!(error, StoreError::WrongDigest { .. }))
+            || cause.downcast_ref::<io::Error>().is_some_and(|error| {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            })
+    })
+}
