@@ -251,5 +251,6 @@ fn record(step: &Step, epoch: Option<i64>, layers: &[ExportedLayer]) -> Record {
     });
     let trail = step.result.trail.iter();
     let trail = trail.map(|step| RecordStep { added_layer: step.added_layer, created: step.created });
-    Record::new(step.keys.clone(), epoch, step.base.clone(), layers.collect(), trail.collect())
+    let identity = *step.result.state.shared_identity();
+    Record::new(step.keys.clone(), epoch, step.base.clone(), layers.collect(), identity, trail.collect())
 }

@@ -7,10 +7,10 @@
 //! | `epoch` | file times in the layers are clamped to it; part of the tag, and compared |
 //! | `base` | diff_ids of the image that the step stands on; its layers are not in the cache, they come with the image |
 //! | `layers` | what this build added to the base, bottom first, and where its blobs are |
+//! | `identity` | what the result was equal to where it was made: other machines ask by it, and believe it in nothing else |
 //! | `trail` | one entry for each step since the base: what the image's history is made from |
 //!
-//! A record names content by digest only. There is no path, no name of a snapshot and no identity of a file system in
-//! it: what a step's result is equal to is worked out anew from its layers.
+//! A record names content by digest only: there is no path and no name of a snapshot in it.
 //!
 //! Invariants: reading is strict and bounded, an unknown field is an error; writing and reading agree.
 
@@ -47,6 +47,8 @@ pub struct Record {
     pub base: Vec<DiffId>,
     /// Layers above it.
     pub layers: Vec<RecordLayer>,
+    /// Equal for results of equal content.
+    pub identity: Digest,
     /// Steps since the base.
     pub trail: Vec<RecordStep>,
 }
@@ -117,9 +119,10 @@ impl Record {
         epoch: Option<i64>,
         base: Vec<DiffId>,
         layers: Vec<RecordLayer>,
+        identity: Digest,
         trail: Vec<RecordStep>,
     ) -> Self {
-        Self { version: VERSION, keys, epoch, base, layers, trail }
+        Self { version: VERSION, keys, epoch, base, layers, identity, trail }
     }
 
     /// Reads a record.
@@ -192,13 +195,14 @@ mod tests {
             epoch in prop::option::of(0..=MAX_TIME),
             base in prop::collection::vec(digest().prop_map(DiffId), 0..5),
             layers in prop::collection::vec(layer(), 0..5),
+            identity in digest(),
             trail in prop::collection::vec(
                 (any::<bool>(), 0..=MAX_TIME)
                     .prop_map(|(added_layer, created)| RecordStep { added_layer, created }),
                 0..5,
             ),
         ) -> Record {
-            Record::new(keys, epoch, base, layers, trail)
+            Record::new(keys, epoch, base, layers, identity, trail)
         }
     }
 
@@ -240,8 +244,14 @@ mod tests {
             compressor: "gzip".to_owned(),
         };
         let step = RecordStep { added_layer: true, created: 1 };
-        let good =
-            Record::new(vec![CacheKey(digest)], Some(5), vec![DiffId(digest)], vec![layer], vec![step]);
+        let good = Record::new(
+            vec![CacheKey(digest)],
+            Some(5),
+            vec![DiffId(digest)],
+            vec![layer],
+            digest,
+            vec![step],
+        );
         Record::parse(&good.to_bytes()).unwrap();
         let damages: [(&str, fn(&mut Record)); 10] = [
             ("version", |r| r.version = 2),

@@ -21,7 +21,14 @@ fn record(keys: &[&str], epoch: Option<i64>, layers: &[&[u8]]) -> Record {
         compressor: "gzip".to_owned(),
     });
     let trail = vec![RecordStep { added_layer: true, created: 7 }];
-    Record::new(keys.iter().map(|k| key(k)).collect(), epoch, Vec::new(), layers.collect(), trail)
+    Record::new(
+        keys.iter().map(|k| key(k)).collect(),
+        epoch,
+        Vec::new(),
+        layers.collect(),
+        Digest::of(b"result"),
+        trail,
+    )
 }
 
 fn put_record(cache: &dyn Cache, tags: &[Tag], record: &Record, blobs: &[&[u8]]) {

@@ -65,11 +65,16 @@ pub trait Executor: Sync {
     /// When the store cannot be read.
     fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error>;
 
-    /// A stored result by content key.
+    /// A stored result by content key. `shared` is the key for remote caches when that is another one, see
+    /// [`Executor::shared_contents`].
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error> {
+    fn lookup_content(
+        &self,
+        key: &CacheKey,
+        _shared: Option<&CacheKey>,
+    ) -> Result<Option<StepResult>, Self::Error> {
         self.lookup(key)
     }
 
@@ -95,6 +100,18 @@ pub trait Executor: Sync {
         id: VertexId,
         inputs: &[VertexResult],
     ) -> Result<Vec<Digest>, Self::Error>;
+
+    /// What [`Executor::contents`] gave, as other machines know it; `None` when that is the same. Differs where an
+    /// input came from a remote cache, whose word about identities is not taken here.
+    fn shared_contents(
+        &self,
+        _graph: &Graph,
+        _id: VertexId,
+        _inputs: &[VertexResult],
+        _contents: &[Digest],
+    ) -> Option<Vec<Digest>> {
+        None
+    }
 
     /// Does the work.
     ///

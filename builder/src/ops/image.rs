@@ -95,7 +95,7 @@ pub(super) fn execute(spec: &ImageSpec, context: &Context<'_>) -> Result<StepRes
         };
         layers.push(LayerRef { snapshot, standalone: false });
     }
-    Ok(StepResult::source(FsState { layers, identity: identity(&spec.diff_ids) }))
+    Ok(StepResult::source(FsState { layers, identity: identity(&spec.diff_ids), claimed: None }))
 }
 
 /// Identity of an image's file system.

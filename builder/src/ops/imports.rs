@@ -6,7 +6,9 @@
 //! Trust: a cache is trusted as a base image is. Its word counts for one thing only: that the layers in a record are
 //! the result of the step whose key was asked for. Everything else is worked out here: the identity of the result is
 //! made of its diff_ids, which are verified before a layer is on record or unpacked; its base has to be an image of
-//! this very build; no name of anything in this store comes from a record.
+//! this very build; no name of anything in this store comes from a record. The identity that a record claims is kept
+//! beside the own one and used for questions to caches only, so that a lie in it spoils nothing that does not come from
+//! a cache anyway.
 //!
 //! Invariants:
 //! - a failing cache never fails a build: it is left out, with one warning; a bad record is a miss;
@@ -190,26 +192,28 @@ impl<'a> Imports<'a> {
             }
         };
         self.ask(&batch)?;
-        self.answer(key)
+        Ok(self.answer(key, key))
     }
 
-    /// A result by content key.
-    pub(super) fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
-        if !self.state().answers.contains_key(key) {
-            self.ask(&[*key])?;
+    /// A result by content key. Caches are asked by the `shared` one, which rests on their word, so that nothing is
+    /// stored under it here.
+    pub(super) fn lookup_content(
+        &self,
+        key: &CacheKey,
+        shared: &CacheKey,
+    ) -> Result<Option<StepResult>, OpError> {
+        if !self.state().answers.contains_key(shared) {
+            self.ask(&[*shared])?;
         }
-        self.answer(key)
+        Ok(self.answer(shared, key))
     }
 
-    fn answer(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
-        let (result, name) = {
-            let state = self.state();
-            let Some(Some(hit)) = state.answers.get(key) else { return Ok(None) };
-            let name = state.expected.iter().find(|(expected, _)| expected == key);
-            (hit.result.clone(), name.map_or_else(String::new, |(_, name)| name.clone()))
-        };
-        self.save_later(&[*key], &result, &name, 0);
-        Ok(Some(result))
+    /// What was answered to `asked`, to be stored under `key`.
+    fn answer(&self, asked: &CacheKey, key: &CacheKey) -> Option<StepResult> {
+        let result = self.known(asked)?;
+        let name = self.state().expected.iter().find(|(expected, _)| expected == key).cloned();
+        self.save_later(&[*key], &result, &name.map_or_else(String::new, |(_, name)| name), 0);
+        Some(result)
     }
 
     fn ask(&self, keys: &[CacheKey]) -> Result<(), OpError> {
@@ -318,7 +322,8 @@ impl<'a> Imports<'a> {
         let trail = record.trail.iter();
         let trail =
             trail.map(|step| Trail { added_layer: step.added_layer, created: step.created }).collect();
-        Ok(Some(StepResult { state: FsState { layers, identity }, trail }))
+        let claimed = (record.identity != identity).then_some(record.identity);
+        Ok(Some(StepResult { state: FsState { layers, identity, claimed }, trail }))
     }
 
     /// The name of a layer's snapshot: of one that is here, or the one that it will have.

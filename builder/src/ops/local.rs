@@ -196,9 +196,13 @@ impl Executor for LocalExecutor<'_> {
         }
     }
 
-    fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+    fn lookup_content(
+        &self,
+        key: &CacheKey,
+        shared: Option<&CacheKey>,
+    ) -> Result<Option<StepResult>, OpError> {
         match (self.stored(key)?, self.imports) {
-            (None, Some(imports)) => imports.lookup_content(key),
+            (None, Some(imports)) => imports.lookup_content(key, shared.unwrap_or(key)),
             (stored, _) => Ok(stored),
         }
     }
@@ -229,6 +233,27 @@ impl Executor for LocalExecutor<'_> {
             });
         }
         Ok(digests)
+    }
+
+    fn shared_contents(
+        &self,
+        graph: &Graph,
+        id: VertexId,
+        inputs: &[VertexResult],
+        contents: &[Digest],
+    ) -> Option<Vec<Digest>> {
+        let copies = matches!(graph.vertex(id).op, Op::Copy(_));
+        let shared: Vec<Digest> = inputs
+            .iter()
+            .zip(contents)
+            .enumerate()
+            .map(|(index, (input, content))| match input {
+                // As in `contents`.
+                VertexResult::Fs(step) if !copies || index == 0 => *step.state.shared_identity(),
+                _ => *content,
+            })
+            .collect();
+        (shared != contents).then_some(shared)
     }
 
     fn execute(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<VertexResult, OpError> {

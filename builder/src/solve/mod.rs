@@ -65,7 +65,7 @@ pub struct Solved {
 pub struct VertexKeys {
     /// Definition key.
     pub definition: CacheKey,
-    /// Content key, when it was needed.
+    /// Content key as remote caches know it, when it was needed.
     pub content: Option<CacheKey>,
     /// An earlier result of these keys was not to be used: the vertex, or something that it reads, had to run again.
     pub forced: bool,
@@ -352,19 +352,25 @@ fn run_one<E: Executor>(
 ) -> Result<(VertexResult, Option<CacheKey>, bool), E::Error> {
     let vertex = graph.vertex(id);
     let own = keys.get(&id);
-    // Sources have nothing below them that could have run again.
-    let content = if vertex.inputs.is_empty() {
-        None
-    } else {
+    let content_key = |digests: &[Digest]| {
         let mut hasher = spec_hasher("kiln/content/v1", vertex, own.and_then(|k| k.outside.as_ref()));
-        for digest in executor.contents(graph, id, inputs)? {
-            hasher.digest(&digest);
+        for digest in digests {
+            hasher.digest(digest);
         }
-        Some(CacheKey(hasher.finish()))
+        CacheKey(hasher.finish())
     };
+    // Sources have nothing below them that could have run again.
+    let (content, shared) = if vertex.inputs.is_empty() {
+        (None, None)
+    } else {
+        let contents = executor.contents(graph, id, inputs)?;
+        let shared = executor.shared_contents(graph, id, inputs, &contents);
+        (Some(content_key(&contents)), shared.as_deref().map(content_key))
+    };
+    let known_as = shared.or(content);
     let mut save: Vec<CacheKey> = own.map(|k| k.definition).into_iter().chain(content).collect();
     if let Some(key) = content.filter(|_| !vertex.ignore_cache)
-        && let Some(result) = executor.lookup_content(&key)?
+        && let Some(result) = executor.lookup_content(&key, shared.as_ref())?
     {
         save.pop();
         let result = match inputs.first().and_then(VertexResult::fs) {
@@ -373,7 +379,7 @@ fn run_one<E: Executor>(
         };
         executor.save(&save, &result, &vertex.name, 0)?;
         finish(id, Outcome::Cached, Duration::ZERO, options);
-        return Ok((VertexResult::Fs(result), content, true));
+        return Ok((VertexResult::Fs(result), known_as, true));
     }
     options.events.send(Event::Started { step: step_number(id) });
     let started = Instant::now();
@@ -388,7 +394,7 @@ fn run_one<E: Executor>(
                 return Err(error);
             }
             finish(id, Outcome::Done, took, options);
-            Ok((result, content, false))
+            Ok((result, known_as, false))
         }
         Err(error) => {
             let outcome = if options.cancel.is_cancelled() {

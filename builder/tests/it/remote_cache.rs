@@ -97,6 +97,78 @@ fn what_one_machine_found_the_same_stays_cached_on_the_other() {
     assert_eq!(second.executed(), ["COPY list .", "RUN sort list > sorted"], "{}", second.log());
 }
 
+/// Replaces every record in a registry's cache whose layers are `count`, or removes it.
+fn change_records(registry: &Registry, count: usize, change: impl Fn(&mut serde_json::Value) -> bool) {
+    let mut content = registry.content();
+    let tags: Vec<_> =
+        content.manifests.keys().filter(|(_, name)| name.starts_with("k1-")).cloned().collect();
+    let mut changed = 0;
+    for tag in tags {
+        let (kind, bytes) = content.manifests[&tag].clone();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("manifest");
+        let config = manifest["config"]["digest"].as_str().expect("digest").to_owned();
+        let record = &content.blobs[&("app/cache".to_owned(), config)];
+        let mut record: serde_json::Value = serde_json::from_slice(record).expect("record");
+        if record["layers"].as_array().expect("layers").len() != count {
+            continue;
+        }
+        changed += 1;
+        if !change(&mut record) {
+            content.manifests.remove(&tag);
+            continue;
+        }
+        for (layer, named) in manifest["layers"]
+            .as_array_mut()
+            .expect("layers")
+            .iter_mut()
+            .zip(record["layers"].as_array().expect("layers"))
+        {
+            layer["digest"] = named["digest"].clone();
+            layer["size"] = named["size_bytes"].clone();
+        }
+        let record = record.to_string().into_bytes();
+        let config = manifest["config"].as_object_mut().expect("object");
+        config.insert("digest".to_owned(), base::digest(&record).into());
+        config.insert("size".to_owned(), record.len().into());
+        config.remove("data");
+        content.blobs.insert(("app/cache".to_owned(), base::digest(&record)), record);
+        content.manifests.insert(tag, (kind, manifest.to_string().into_bytes()));
+    }
+    assert!(changed > 0, "no record has {count} layers");
+}
+
+#[test]
+fn a_lie_about_what_a_result_is_equal_to_is_not_believed() {
+    let (good, evil) = (Registry::start(), Registry::start());
+    let (Some(writer), Some(victim)) = (machine(), machine()) else { return };
+    let text = |word: &str| format!("FROM base\nRUN echo {word} > /f\nRUN cat /f > /out\n");
+    writer.write("Buildfile", text("good"));
+    writer.build(&[&to(&good, "max")]).succeeds();
+    writer.write("Buildfile", text("evil"));
+    writer.build(&[&to(&evil, "max")]).succeeds();
+    let identity = std::cell::RefCell::new(serde_json::Value::Null);
+    change_records(&good, 1, |record| {
+        identity.replace(record["identity"].clone());
+        true
+    });
+    // `echo evil` is said to give what `echo good` gave, and nothing is said about the step on top of it.
+    change_records(&evil, 1, |record| {
+        record["identity"] = identity.borrow().clone();
+        true
+    });
+    change_records(&evil, 2, |_| false);
+    victim.write("Buildfile", text("good"));
+    victim.build(&[]).succeeds();
+    victim.write("Buildfile", text("evil"));
+    let built = victim.build(&[&from(&evil)]);
+    assert_eq!(built.executed(), ["RUN cat /f > /out"], "{}", built.log());
+    assert_eq!(built.image().text("out"), "evil\n");
+    // Nor does what was made on top of it count for the step that it was said to be.
+    victim.write("Buildfile", text("good").replace("echo good", "echo  good"));
+    let built = victim.build(&[]);
+    assert_eq!(built.image().text("out"), "good\n");
+}
+
 #[test]
 fn a_push_to_the_registry_of_the_cache_reads_nothing() {
     let registry = Registry::start();
@@ -218,41 +290,15 @@ fn a_corrupt_layer_is_noticed_by_the_output_too() {
 fn a_layer_that_is_not_what_its_record_says_is_refused() {
     let registry = Registry::start();
     let (Some(one), Some(two)) = (machine(), machine()) else { return };
-    let first = one.build(&[&to(&registry, "max")]);
+    one.build(&[&to(&registry, "max")]).succeeds();
     // The records of the last step name the blob of another layer, with a digest that is right for it.
-    let (last, evil) = (layers(&first)[4].clone(), layers(&first)[1].clone());
-    let size = |content: &crate::registry::Content, digest: &str| {
-        content.blobs[&("app/cache".to_owned(), digest.to_owned())].len().to_string()
-    };
-    let mut content = registry.content();
-    let (old_size, new_size) = (size(&content, &last), size(&content, &evil));
-    let tags: Vec<_> =
-        content.manifests.keys().filter(|(_, name)| name.starts_with("k1-")).cloned().collect();
-    for tag in tags {
-        let (kind, bytes) = content.manifests[&tag].clone();
-        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("manifest");
-        let config = manifest["config"]["digest"].as_str().expect("digest").to_owned();
-        let record = content.blobs[&("app/cache".to_owned(), config)].clone();
-        let record = String::from_utf8(record).expect("text");
-        if !record.contains(&last) {
-            continue;
+    change_records(&registry, 4, |record| {
+        let (from, layers) = (record["layers"][0].clone(), record["layers"].as_array_mut().expect("layers"));
+        for key in ["digest", "size_bytes", "media_type"] {
+            layers[3][key] = from[key].clone();
         }
-        let swap = |text: String| {
-            let text = text.replace(&last, &evil);
-            text.replace(&format!("\"size_bytes\":{old_size}"), &format!("\"size_bytes\":{new_size}"))
-        };
-        let record = swap(record).into_bytes();
-        manifest["config"]["digest"] = base::digest(&record).into();
-        manifest["config"]["size"] = record.len().into();
-        manifest["config"].as_object_mut().expect("object").remove("data");
-        let layers = manifest["layers"].as_array_mut().expect("layers");
-        for layer in layers.iter_mut().filter(|layer| layer["digest"] == last.as_str()) {
-            layer["digest"] = evil.clone().into();
-        }
-        content.blobs.insert(("app/cache".to_owned(), base::digest(&record)), record);
-        content.manifests.insert(tag, (kind, manifest.to_string().into_bytes()));
-    }
-    drop(content);
+        true
+    });
     let second = two.build(&[&from(&registry)]);
     assert_eq!(second.executed(), ["RUN cat /tool /sorted /main > /out"], "{}", second.log());
     assert!(second.log().contains("was promised for it"), "{}", second.log());
@@ -343,7 +389,8 @@ fn an_epoch_has_artifacts_of_its_own() {
     four.write("Buildfile", copy);
     five.write("Buildfile", copy);
     four.build(&[&to(&plain, "max")]).succeeds();
-    five.build(&[&from(&plain)]).succeeds();
+    let files = five.build_command([from(&plain).as_str(), "-o", "rootfs"]).output().expect("kiln starts");
+    Ended::from_output(files).ok();
     let cut = five.build(&[epoch[0], epoch[1]]);
     assert_eq!(cut.executed(), Vec::<String>::new(), "{}", cut.log());
     assert_eq!(cut.image().entry("main").mtime, 1_000_000_000);
