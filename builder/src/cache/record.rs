@@ -253,7 +253,8 @@ mod tests {
             vec![step],
         );
         Record::parse(&good.to_bytes()).unwrap();
-        let damages: [(&str, fn(&mut Record)); 10] = [
+        type Damage = (&'static str, fn(&mut Record));
+        let damages: [Damage; 10] = [
             ("version", |r| r.version = 2),
             ("no key", |r| r.keys.clear()),
             ("keys", |r| r.keys = vec![r.keys[0]; 3]),

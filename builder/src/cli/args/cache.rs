@@ -272,6 +272,43 @@ mod tests {
             messages.push_str(&format!("{bad}\n    {}\n", parse_to(bad).unwrap_err()));
         }
         messages.push_str(&format!("from\n    {}\n", parse_from("type=local,dest=x").unwrap_err()));
-        insta::assert_snapshot!(messages, @"");
+        insta::assert_snapshot!(messages, @r"
+
+            the value is empty
+        ref=x
+            `ref=x` has no type; write type=registry,ref=IMAGE or type=local
+        type=registy,ref=x
+            unknown cache type `registy` (did you mean `registry`?); use registry or local
+        type=local
+            type=local needs `dest`; write type=local,dest=...
+        type=registry,ref=
+            type=registry needs `ref`; write type=registry,ref=...
+        type=registry,rf=1
+            unknown key `rf` (did you mean `ref`?); known are type, mode, ignore-error, image-manifest, oci-mediatypes, compression, compression-level, force-compression, mounts, ref, registry.insecure
+        type=registry,ref=x,mode=mid
+            unknown cache mode `mid`; use mode=min or mode=max
+        type=registry,ref=A
+            invalid reference format: `A` has upper-case letters: repository names must be lower case
+        type=registry,ref=x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+            `x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855` has a digest; a cache is a repository, whose steps are found by their own tags
+        type=local,type=gha
+            `type` is given more than once
+        type=local,dest=a,dest=b
+            `dest` is given more than once
+        type=local,dest=a,oci-mediatypes=false
+            `oci-mediatypes=false` is not possible: steps are kept as OCI image manifests
+        type=local,dest=a,compression=lzma
+            unknown compression `lzma`; use gzip, zstd or uncompressed
+        type=local,dest=a,mounts=all
+            `mounts=all`: cache mounts do not travel with a remote cache in this version
+        type=inline
+            kiln has no cache of type inline: an image carries nothing but itself; use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once
+        type=gha,scope=a
+            kiln has no cache of type gha: GitHub's cache service has no public interface; use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache
+        type=s3,bucket=b
+            kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
+        from
+            unknown key `dest`; known are type, mounts, src
+        ");
     }
 }
