@@ -175,10 +175,28 @@ pub struct Run {
     pub security: Option<Word>,
     /// `--device=` values.
     pub devices: Vec<Word>,
+    /// kiln's own flags.
+    pub guards: Guards,
     /// The command. With here-documents the shell text still holds the `<<WORD`.
     pub command: Command,
     /// Here-documents in order.
     pub heredocs: Vec<Heredoc>,
+}
+
+/// Limits of one `RUN` and what happens when it fails: kiln's own flags, which docker does not know. They change no
+/// result, so they are in no cache key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guards {
+    /// `--timeout=` in nanoseconds: the command is killed when it takes longer.
+    pub timeout_ns: Option<u64>,
+    /// `--retry=`: how many times more a command that failed is run.
+    pub retries: u32,
+    /// `--memory=` in bytes.
+    pub memory_bytes: Option<u64>,
+    /// `--cpus=` in thousandths of a processor.
+    pub cpus_milli: Option<u64>,
+    /// The flags that were given, with the places of their values.
+    pub written: Vec<(&'static str, Span)>,
 }
 
 /// `COPY` and `ADD`.

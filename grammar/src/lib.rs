@@ -23,6 +23,7 @@ pub mod lint;
 mod lower;
 pub mod mount;
 pub mod outline;
+pub mod portable;
 mod raw;
 pub mod span;
 pub mod suggest;

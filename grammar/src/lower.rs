@@ -9,6 +9,7 @@ mod copy;
 mod env;
 mod flags;
 mod from;
+mod guards;
 mod health;
 mod heredoc;
 mod json;

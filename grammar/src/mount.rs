@@ -409,7 +409,7 @@ fn number(key: &str, value: &str, radix: u32) -> Result<u32, MountError> {
 
 /// A size as docker's units read it: a number, then an optional `k`, `m`, `g`, `t` or `p` (powers of 1024)
 /// with an optional `b` or `ib`.
-fn size_bytes(text: &str) -> Option<u64> {
+pub(crate) fn size_bytes(text: &str) -> Option<u64> {
     let last = text.rfind(|c: char| c.is_ascii_digit() || matches!(c, '.' | ' '))?;
     let (head, suffix) = text.split_at(last + 1);
     let number: f64 = head.strip_suffix(' ').unwrap_or(head).parse().ok()?;

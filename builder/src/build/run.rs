@@ -7,8 +7,8 @@ use crate::image::platform::Platform;
 use crate::ops::executor::VertexResult;
 use crate::ops::{Fetched, LocalExecutor, RunDefaults, interactive};
 use crate::plan::graph::{
-    Graph, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, RunSpec, SecurityMode, Vertex,
-    VertexId,
+    Graph, Guards, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, Privileges, RunSpec,
+    SecurityMode, Vertex, VertexId,
 };
 use crate::sandbox::net::resolv::HostDns;
 use crate::snapshot::overlay::Snapshots;
@@ -39,6 +39,8 @@ pub struct RunRequest {
     pub ulimits: Vec<String>,
     /// Of /dev/shm.
     pub shm_size_bytes: Option<u64>,
+    /// Capabilities, devices and so on.
+    pub privileges: Privileges,
     /// Hosts and DNS.
     pub defaults: RunDefaults,
     /// Progress of pulling.
@@ -85,6 +87,7 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         mounts: Vec::new(),
         network: request.network,
         security: SecurityMode::Sandbox,
+        privileges: request.privileges.clone(),
         hostname: "kiln".to_owned(),
         extra_host_names: Vec::new(),
         ulimits: request.ulimits.clone(),
@@ -100,6 +103,7 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         ignore_cache: false,
         origin: None,
         platform: request.platform.clone(),
+        guards: Guards::default(),
     };
     let graph = Graph { vertices: vec![vertex] };
     let contexts = std::collections::BTreeMap::new();
@@ -129,10 +133,11 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
     let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {
         return Err(BuildError::Cancelled);
     };
-    let ended = interactive(&executor, &result.state, &spec).map_err(|error| match error {
-        crate::ops::OpError::Cancelled => BuildError::Cancelled,
-        other => failed(other),
-    })?;
+    let ended =
+        interactive(&executor, &result.state, &request.platform, &spec).map_err(|error| match error {
+            crate::ops::OpError::Cancelled => BuildError::Cancelled,
+            other => failed(other),
+        })?;
     Ok(match (ended.code, ended.signal) {
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, signal) => 128u8.saturating_add(u8::try_from(signal.unwrap_or(0)).unwrap_or(0)),

@@ -10,9 +10,11 @@ use serde_json::json;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
 use super::args::choice::{Epoch, Method, Network, Pull, UserNamespace};
+use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::context::{self, Finder};
 use super::failure::{self, File};
+use super::privileges::{self, Resolved};
 use super::session::{self, Privilege};
 use crate::base::cancel::CancelToken;
 use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
@@ -45,7 +47,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let cancel = CancelToken::new();
     let progress = Progress::new(args.progress, Target::Stderr);
     session::watch_signals(cancel.clone(), progress.clone());
-    if privilege == Privilege::Single {
+    if matches!(privilege, Privilege::Single(_)) {
         progress.sink().warn(session::single_id_notice());
     }
     for notice in args.notices() {
@@ -56,11 +58,14 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let registry = client_with(&net, &cancel, insecure.collect())?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
-    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids));
+    let resolved = privileges::resolve(&args.privileges)?;
+    resolved.notices.iter().for_each(|notice| progress.sink().warn(notice.clone()));
+    let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
+    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids)).with_devices(devices);
     let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
-    let (request, _temporary) = request(&args, inputs, &progress, cancel)?;
+    let (request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::build(environment, &request);
@@ -100,6 +105,7 @@ fn client_with(net: &Net, cancel: &CancelToken, insecure: BTreeSet<String>) -> R
 fn request(
     args: &BuildArgs,
     inputs: context::Inputs,
+    resolved: Resolved,
     progress: &Progress,
     cancel: CancelToken,
 ) -> Result<(Request, Vec<tempfile::TempDir>), Failure> {
@@ -130,9 +136,11 @@ fn request(
         extra_host_names: Vec::new(),
         ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
         shm_size_bytes: args.shm_size,
+        privileges: resolved.privileges.clone(),
         environment_epoch: epoch,
     };
     let mut defaults = defaults(&args.add_hosts, &args.dns, &args.dns_search, &args.dns_option)?;
+    bound(&mut defaults, &args.limits, resolved);
     defaults.proxy_env = proxy_env;
     defaults.secrets = args.secrets.iter().map(secret).collect::<Result<_, _>>()?;
     for spec in &args.ssh {
@@ -211,6 +219,15 @@ pub(super) fn defaults(
     let dns =
         DnsOverrides::parse(&servers, search, options).map_err(|e| Failure::from_error(Kind::Usage, &e))?;
     Ok(RunDefaults { hosts, dns, ..RunDefaults::default() })
+}
+
+/// Adds limits and privileges.
+pub(super) fn bound(defaults: &mut RunDefaults, limits: &LimitArgs, resolved: Resolved) {
+    defaults.limits = limits.limits();
+    defaults.cgroup_parent.clone_from(&limits.cgroup_parent);
+    defaults.seccomp = resolved.seccomp;
+    defaults.labels = resolved.labels;
+    defaults.devices = resolved.devices;
 }
 
 /// Proxy variables of the build arguments, in both cases (semantics fact 43). kiln's own environment does not

@@ -55,6 +55,8 @@ struct Settings {
     skip: Vec<String>,
     pedantic: bool,
     only: Option<Origin>,
+    /// What docker does not know is an error.
+    portable: bool,
 }
 
 /// `kiln check`.
@@ -81,6 +83,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
         skip: args.skip.clone(),
         pedantic: args.all,
         only: args.strict_dockerfile.then_some(Origin::BuildKit),
+        portable: args.strict_dockerfile,
         ..Settings::default()
     };
     let local = local_context(&args.context, &file)?;

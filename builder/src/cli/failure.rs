@@ -64,7 +64,7 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
         failure = Failure::from_error(kind, source.as_ref());
         failure.snippet =
             step.span.map(|span| Place { file: file.name.to_owned(), text: file.text.to_owned(), span });
-        if matches!(**source, OpError::ExitCode { .. } | OpError::Signal { .. }) {
+        if source.is_of_command() {
             let lines = progress.tail(step.number);
             failure.step_tail = Some(StepTail { name: step.name.clone(), lines });
         }
@@ -119,6 +119,15 @@ fn kind(error: &BuildError) -> Kind {
 fn hint(error: &OpError) -> Option<String> {
     Some(match error {
         OpError::MissingSecret { id } => format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE"),
+        OpError::OutOfMemory { .. } => {
+            "raise the limit (--memory of the command line or of the RUN), or have the command use less, e.g. with \
+             fewer jobs at a time"
+                .to_owned()
+        }
+        OpError::TooManyProcesses { .. } => "raise --pids-limit".to_owned(),
+        OpError::TimedOut { .. } => {
+            "raise the RUN's --timeout; its last output above tells where it stood".to_owned()
+        }
         OpError::Sandbox(SandboxError::Prepare(_)) => {
             "keep the store on a file system with idmapped mounts (ext4, xfs, btrfs) with --root DIR, or run kiln as an \
              ordinary user"
@@ -128,7 +137,9 @@ fn hint(error: &OpError) -> Option<String> {
             "`kiln info` tells what this machine offers".to_owned()
         }
         OpError::ForeignPlatform { .. } => {
-            "install qemu-user-static (Debian: apt-get install qemu-user-static binfmt-support)".to_owned()
+            "install qemu-user-static (Debian and Ubuntu: apt-get install qemu-user-static; Fedora: dnf install \
+             qemu-user-static), or build for this machine's platform with `FROM --platform=$BUILDPLATFORM`"
+                .to_owned()
         }
         OpError::Copy(error) => error.hint()?,
         OpError::Registry(error) => error.hint()?,

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod context;
 mod failure;
+mod privileges;
 mod run;
 mod session;
 mod store;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::args::RunArgs;
 use super::args::choice::UserNamespace;
 use super::args::run::RunImage;
-use super::build::{client, defaults, network, pull};
+use super::build::{bound, client, defaults, network, pull};
 use super::failure::{self, File};
+use super::privileges;
 use super::session::{self, Privilege};
 use crate::base::cancel::CancelToken;
 use crate::build::{self, Environment, RunRequest};
@@ -27,14 +28,20 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     // Pulling may take a while, but the command's own output is what counts here.
     let progress = Progress::new(Mode::None, Target::Stderr);
     session::watch_signals(cancel.clone(), progress.clone());
-    if privilege == Privilege::Single {
+    if matches!(privilege, Privilege::Single(_)) {
         crate::ui::print::talk(format!("warning: {}", session::single_id_notice()));
     }
     let net = Net::default();
     let registry = client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::iter::empty());
     let host_ids = args.userns == UserNamespace::Host;
-    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids));
+    let resolved = privileges::resolve(&args.privileges)?;
+    resolved.notices.iter().for_each(|notice| crate::ui::print::talk(format!("warning: {notice}")));
+    let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
+    let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids)).with_devices(devices);
+    let privileges = resolved.privileges.clone();
+    let mut defaults = defaults(&args.add_hosts, &args.dns, &[], &[])?;
+    bound(&mut defaults, &args.limits, resolved);
     let request = RunRequest {
         image: match &args.image {
             RunImage::Named(reference) => reference.to_string(),
@@ -50,7 +57,8 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
         network: network(args.network),
         ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
         shm_size_bytes: args.shm_size,
-        defaults: defaults(&args.add_hosts, &args.dns, &[], &[])?,
+        privileges,
+        defaults,
         events: progress.sink(),
         cancel,
     };

@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::base::cancel::CancelToken;
 use crate::store::Store;
-use crate::sys::userns::{self, EnterError, Entered, IdMap};
+use crate::sys::userns::{self, EnterError, Entered, IdMap, NoSubordinateIds};
 use crate::sys::{process, signals};
 use crate::ui::failure::{EXIT_INTERRUPTED, Failure, Kind};
 use crate::ui::progress::Progress;
@@ -24,7 +24,7 @@ pub(super) enum Privilege {
     /// An ordinary user with subordinate ids.
     Subordinate,
     /// An ordinary user with nothing but the own id.
-    Single,
+    Single(NoSubordinateIds),
 }
 
 impl Privilege {
@@ -36,7 +36,30 @@ impl Privilege {
             }
             Self::Inside => "inside a user namespace; commands run in one of their own within it",
             Self::Subordinate => "rootless; commands run with subordinate ids (newuidmap, newgidmap)",
-            Self::Single => "rootless with a single id; files of other owners cannot be made",
+            Self::Single(_) => "rootless with a single id; files of other owners cannot be made",
+        }
+    }
+
+    /// Why this mode and not another, and what a better one takes; for `kiln info`.
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::Root => {
+                let map = IdMap::for_root();
+                let first = map.uids.first().map_or(0, |extent| extent.outside);
+                format!(
+                    "kiln is root of this machine; ids of commands begin at {first} (root's line in /etc/subuid and \
+                     /etc/subgid chooses others)"
+                )
+            }
+            Self::Inside => "kiln is root of a user namespace that somebody else made; the best that can be had here".to_owned(),
+            Self::Subordinate => "kiln is an ordinary user with a range in /etc/subuid and /etc/subgid".to_owned(),
+            Self::Single(NoSubordinateIds::NoRange) => {
+                "this user has no range of ids; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+                    .to_owned()
+            }
+            Self::Single(NoSubordinateIds::NoHelper) => {
+                "newuidmap and newgidmap are missing or refuse (package uidmap, set-user-id root)".to_owned()
+            }
         }
     }
 }
@@ -90,7 +113,7 @@ pub(super) fn enter() -> Result<Privilege, Failure> {
     }
     match userns::enter() {
         Ok(Entered::SubordinateIds) => Ok(Privilege::Subordinate),
-        Ok(Entered::SingleId) => Ok(Privilege::Single),
+        Ok(Entered::SingleId(why)) => Ok(Privilege::Single(why)),
         Err(error) => Err(refused(&error)),
     }
 }

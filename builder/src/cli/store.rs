@@ -1,5 +1,6 @@
 //! `kiln images`, `rmi`, `info` and `install-alias`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,8 +8,11 @@ use serde_json::json;
 
 use super::args::{ImagesArgs, InfoArgs, InstallAliasArgs, RmiArgs};
 use super::failure::of_store;
-use super::session;
+use super::{privileges, session};
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
+use crate::sandbox::cgroup::{Controller, Placement, Version};
+use crate::sandbox::emulate;
 use crate::store::Store;
 use crate::store::records::{ImageRecord, now};
 use crate::ui::failure::{Failure, Kind};
@@ -85,19 +89,26 @@ pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> 
 pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure> {
     let root = session::store_root(root)?;
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let (mode, entered) = match session::enter() {
-        Ok(privilege) => (privilege.describe().to_owned(), true),
-        Err(failure) => (format!("not possible: {}", failure.message), false),
+    let (mode, reason, entered) = match session::enter() {
+        Ok(privilege) => (privilege.describe().to_owned(), privilege.reason(), true),
+        Err(failure) => {
+            let reason = failure.causes.iter().chain(&failure.hints).cloned().collect::<Vec<_>>().join("; ");
+            (format!("not possible: {}", failure.message), reason, false)
+        }
     };
     let overlay = if entered { overlay_works(&root) } else { "not tried".to_owned() };
     let present = if root.join("kiln.db").exists() { "" } else { " (not made yet)" };
     let facts = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", kernel),
-        ("platform", crate::image::platform::Platform::host().to_string()),
+        ("platform", Platform::host().to_string()),
         ("store", format!("{}{present}", root.display())),
         ("sandbox", mode),
+        ("reason", reason),
         ("overlay", overlay),
+        ("limits", limits()),
+        ("emulated", emulated()),
+        ("labels", labels()),
     ];
     if args.json {
         let object: serde_json::Map<_, _> =
@@ -105,6 +116,43 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
         return printed(print::line(format!("{:#}", serde_json::Value::Object(object))));
     }
     printed(facts.iter().try_for_each(|(key, value)| print::line(format!("{key:<9} {value}"))))
+}
+
+/// Which limits of commands can be set, and why others cannot.
+fn limits() -> String {
+    let placement = Placement::find(&Controller::ALL.into_iter().collect(), None);
+    let names = |version: Version| {
+        let here = placement.homes.iter().filter(|(_, home)| home.version == version);
+        here.map(|(controller, _)| controller.name()).collect::<Vec<_>>().join(", ")
+    };
+    let mut parts: Vec<String> = [(Version::Two, "cgroup v2"), (Version::One, "cgroup v1")]
+        .into_iter()
+        .map(|(version, label)| (names(version), label))
+        .filter(|(names, _)| !names.is_empty())
+        .map(|(names, label)| format!("{names} ({label})"))
+        .collect();
+    // The same reason holds for all of them in most cases.
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (controller, reason) in &placement.missing {
+        reasons.entry(reason).or_default().push(controller.name());
+    }
+    parts.extend(reasons.iter().map(|(reason, names)| format!("not {}: {reason}", names.join(", "))));
+    parts.join("; ")
+}
+
+fn emulated() -> String {
+    let found = emulate::emulated(&Platform::host());
+    if found.is_empty() { "nothing; qemu-user-static would help".to_owned() } else { found.join(", ") }
+}
+
+fn labels() -> String {
+    match (privileges::has_apparmor(), privileges::has_selinux()) {
+        (true, true) => "AppArmor, SELinux",
+        (true, false) => "AppArmor",
+        (false, true) => "SELinux",
+        (false, false) => "neither AppArmor nor SELinux here",
+    }
+    .to_owned()
 }
 
 /// Mounts an overlay on the store's file system and says how it went.
@@ -118,6 +166,7 @@ fn overlay_works(root: &Path) -> String {
         let path = |name: &str| dir.path().join(name).display().to_string();
         let (lower, upper, work) = (path("lower"), path("upper"), path("work"));
         let overlay = crate::sys::mount::Overlay {
+            context: None,
             lowers: vec![lower.as_str()],
             upper: Some((upper.as_str(), work.as_str())),
         };

@@ -20,6 +20,12 @@ pub enum OpError {
     ExitCode { command: String, code: i32 },
     #[error("process `{command}` was killed by signal {signal} ({name})")]
     Signal { command: String, signal: i32, name: &'static str },
+    #[error("process `{command}` ran out of memory: {limit}, and the kernel killed {kills}")]
+    OutOfMemory { command: String, limit: String, kills: String },
+    #[error("process `{command}` failed after it could start no more processes: {limit}")]
+    TooManyProcesses { command: String, limit: String },
+    #[error("process `{command}` was stopped: it took longer than its --timeout of {limit}")]
+    TimedOut { command: String, limit: String },
     #[error("secret `{id}` is required and was not given")]
     MissingSecret { id: String },
     #[error("cannot read secret `{id}`")]
@@ -40,8 +46,8 @@ pub enum OpError {
     WrongDiffId { digest: Digest, expected: DiffId, actual: DiffId },
     #[error("layer {digest} of `{image}` cannot be read from where the image is")]
     NoLayer { digest: Digest, image: String },
-    #[error("RUN for {platform} needs this machine to execute {platform} programs")]
-    ForeignPlatform { platform: String },
+    #[error("programs for {platform} cannot be run on this machine: {reason}")]
+    ForeignPlatform { platform: String, reason: String },
     #[error("cannot unpack layer {digest}")]
     Apply {
         digest: Digest,
@@ -96,6 +102,30 @@ impl From<SandboxError> for OpError {
 }
 
 impl OpError {
+    /// The command ran and did not end well: its output says more.
+    pub fn is_of_command(&self) -> bool {
+        matches!(
+            self,
+            Self::ExitCode { .. }
+                | Self::Signal { .. }
+                | Self::OutOfMemory { .. }
+                | Self::TooManyProcesses { .. }
+                | Self::TimedOut { .. }
+        )
+    }
+
+    /// How a command ended, without the command: `exit code: 2`.
+    pub fn ending(&self) -> String {
+        match self {
+            Self::ExitCode { code, .. } => format!("exit code: {code}"),
+            Self::Signal { signal, name, .. } => format!("signal {signal} ({name})"),
+            Self::OutOfMemory { limit, .. } => format!("out of memory: {limit}"),
+            Self::TooManyProcesses { limit, .. } => format!("no more processes: {limit}"),
+            Self::TimedOut { limit, .. } => format!("not done after {limit}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Wraps an I/O error with what was tried.
     pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();

@@ -17,15 +17,17 @@ use crate::context::local::LocalContext;
 use crate::image::platform::Platform;
 use crate::net::Net;
 use crate::plan::graph::{CopySource, CopySpec, Graph, Op, VertexId};
+use crate::sandbox::cgroup::Limits;
 use crate::sandbox::net::NetworkMode;
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::{DnsOverrides, HostDns};
 use crate::sandbox::runner::Sandboxes;
-use crate::sandbox::spec::SandboxNetwork;
+use crate::sandbox::spec::{SandboxLabels, SandboxNetwork};
 use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
 use crate::store::Store;
 use crate::store::records::StepResult;
+use crate::sys::seccomp::Program;
 
 use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
@@ -62,6 +64,16 @@ pub struct RunDefaults {
     pub secrets: BTreeMap<String, SecretSource>,
     /// `--ssh`.
     pub agents: BTreeMap<String, Agent>,
+    /// `--memory`, `--cpus` and so on.
+    pub limits: Limits,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: Option<String>,
+    /// `--security-opt seccomp=FILE`: the program, in place of docker's default.
+    pub seccomp: Option<Program>,
+    /// `--device`: path on the host, and inside.
+    pub devices: Vec<(String, String)>,
+    /// `--security-opt apparmor=…` and `label=…`.
+    pub labels: SandboxLabels,
 }
 
 /// Executes vertices on this machine.
@@ -108,19 +120,6 @@ impl LocalExecutor<'_> {
 
     pub(super) fn nameservers(&self) -> Vec<SocketAddr> {
         self.dns.upstream_servers(&self.defaults.dns)
-    }
-
-    /// Whether the kernel has an interpreter for programs of another processor.
-    pub(super) fn can_run(&self, platform: &Platform) -> bool {
-        let name = match platform.architecture.as_str() {
-            "amd64" => "x86_64",
-            "arm64" => "aarch64",
-            "386" => "i386",
-            "arm" => "arm",
-            other => other,
-        };
-        let native_32 = self.host.architecture == "amd64" && platform.architecture == "386";
-        native_32 || Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}")).exists()
     }
 
     /// What to do with owners that cannot be set: without all ids an exotic owner is not worth a failed build, and

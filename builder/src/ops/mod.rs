@@ -4,6 +4,7 @@ mod commit;
 pub mod copy;
 mod error;
 pub mod executor;
+mod guards;
 mod image;
 mod imports;
 mod local;

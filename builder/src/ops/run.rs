@@ -19,19 +19,26 @@ use rustix::fs::{AtFlags, FileType, unlinkat};
 
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
-use crate::plan::graph::{CacheSharing, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex};
+use crate::image::platform::Platform;
+use crate::plan::graph::{
+    CacheSharing, Guards, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex,
+};
+use crate::sandbox::emulate::{self, Handler, Support};
 use crate::sandbox::net::hosts::hosts_file;
 use crate::sandbox::net::{self, Policy};
-use crate::sandbox::runner::{Ended, Streams};
-use crate::sandbox::spec::{SandboxMount, SandboxNetwork, SandboxSource, SandboxSpec};
+use crate::sandbox::runner::{Ended, SandboxError, Stop, Streams, readable};
+use crate::sandbox::spec::{
+    SandboxDevice, SandboxMount, SandboxNetwork, SandboxSeccomp, SandboxSource, SandboxSpec,
+};
 use crate::snapshot::overlay::Begun;
 use crate::snapshot::tree;
 use crate::store::records::{FsState, StepResult};
+use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
 
 use super::commit::commit;
 use super::local::{Agent, LocalExecutor, SecretSource};
-use super::{OpError, stubs};
+use super::{OpError, guards, stubs};
 
 /// By which `host-gateway` reaches the host from inside a sandbox.
 const HOST_GATEWAY: IpAddr = IpAddr::V4(net::HOST_GATEWAY_V4);
@@ -48,11 +55,29 @@ pub(super) fn execute(
 ) -> Result<StepResult, OpError> {
     let base =
         inputs.first().copied().ok_or_else(|| OpError::Unsupported("RUN without a base".to_owned()))?;
-    if vertex.platform.architecture != executor.host.architecture && !executor.can_run(&vertex.platform) {
-        return Err(OpError::ForeignPlatform { platform: vertex.platform.to_string() });
-    }
+    let started = Instant::now();
+    let send = |stream: Stream, data: &[u8]| {
+        executor.events.send(Event::Log { step, stream, at: started.elapsed(), data: data.to_vec() });
+    };
+    guards::attempts(
+        executor,
+        &vertex.guards,
+        |failure| send(Stream::Stderr, failure.as_bytes()),
+        || attempt(executor, vertex, spec, inputs, base, &mut |stream, data| send(stream, data)),
+    )
+}
+
+/// One attempt, on a fresh snapshot and with fresh mounts.
+fn attempt(
+    executor: &LocalExecutor<'_>,
+    vertex: &Vertex,
+    spec: &RunSpec,
+    inputs: &[&StepResult],
+    base: &StepResult,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<StepResult, OpError> {
     let begun = executor.snapshots.begin(&base.state.layers)?;
-    let mut prepared = Prepared::default();
+    let mut prepared = Prepared::for_platform(executor, &vertex.platform)?;
     claim_caches(executor, vertex, spec, inputs, &mut prepared)?;
     for mount in &spec.mounts {
         prepare_mount(executor, mount, inputs, &mut prepared)?;
@@ -69,12 +94,9 @@ pub(super) fn execute(
             read_only: true,
         });
     }
-    let started = Instant::now();
-    let mut output = |stream: Stream, data: &[u8]| {
-        executor.events.send(Event::Log { step, stream, at: started.elapsed(), data: data.to_vec() });
-    };
-    let ended = start(executor, spec, &base.state, &begun, &prepared, Streams::Captured(&mut output))?;
-    check(spec, &ended)?;
+    let guards = &vertex.guards;
+    let ended = start(executor, spec, guards, &base.state, &begun, &prepared, Streams::Captured(output))?;
+    guards::verdict(spec, &guards::limits(executor, guards), &ended, |text| executor.events.warn(text))?;
     remove_mount_points(&executor.snapshots.layer_dir_begun(&begun)?, &ended.made_mount_points);
     drop((prepared.scratch, prepared.locks));
     commit(executor, base, begun, false)
@@ -84,22 +106,37 @@ pub(super) fn execute(
 ///
 /// # Errors
 /// When the command could not be started; a command that fails is not an error.
-pub fn interactive(executor: &LocalExecutor<'_>, base: &FsState, spec: &RunSpec) -> Result<Ended, OpError> {
+pub fn interactive(
+    executor: &LocalExecutor<'_>,
+    base: &FsState,
+    platform: &Platform,
+    spec: &RunSpec,
+) -> Result<Ended, OpError> {
     let begun = executor.snapshots.begin(&base.layers)?;
-    start(executor, spec, base, &begun, &Prepared::default(), Streams::Inherited)
+    let prepared = Prepared::for_platform(executor, platform)?;
+    start(executor, spec, &Guards::default(), base, &begun, &prepared, Streams::Inherited)
 }
 
 fn start(
     executor: &LocalExecutor<'_>,
     spec: &RunSpec,
+    guards: &Guards,
     base: &FsState,
     begun: &Begun,
     prepared: &Prepared,
     streams: Streams<'_>,
 ) -> Result<Ended, OpError> {
-    let sandbox = sandbox_spec(executor, spec, base, begun, prepared)?;
+    let mut sandbox = sandbox_spec(executor, spec, base, begun, prepared)?;
+    sandbox.group = guards::group(executor, &guards::limits(executor, guards));
     let serve = |sockets: Vec<OwnedFd>| super::local::serve_agents(sockets, &prepared.agents);
-    Ok(executor.sandboxes.run(&sandbox, policy(executor, spec), streams, &serve, &executor.cancel)?)
+    let stop = Stop { cancel: &executor.cancel, timeout: guards.timeout };
+    let ended = executor.sandboxes.run(&sandbox, policy(executor, spec), streams, &serve, &stop);
+    ended.map_err(|error| match error {
+        SandboxError::TimedOut(limit) => {
+            OpError::TimedOut { command: spec.args.join(" "), limit: readable(limit) }
+        }
+        other => other.into(),
+    })
 }
 
 /// What the mounts of one RUN need until it has ended.
@@ -118,9 +155,30 @@ struct Prepared {
     /// Upper directories whose content is thrown away.
     scratch: Vec<Begun>,
     locks: Vec<File>,
+    /// Emulator to register.
+    handler: Option<Handler>,
 }
 
 impl Prepared {
+    /// With what programs of another processor need.
+    fn for_platform(executor: &LocalExecutor<'_>, platform: &Platform) -> Result<Self, OpError> {
+        let mut prepared = Self::default();
+        match emulate::support(&executor.host, platform) {
+            Support::Native | Support::Registered => {}
+            Support::Own(handler) => prepared.handler = Some(handler),
+            Support::Visible(interpreter) => {
+                let path = interpreter.display().to_string();
+                prepared.stubs.push((path.clone(), false));
+                let source = SandboxSource::HostFile { path: path.clone() };
+                prepared.mounts.push(SandboxMount { target: path, source, read_only: true });
+            }
+            Support::Missing(reason) => {
+                return Err(OpError::ForeignPlatform { platform: platform.to_string(), reason });
+            }
+        }
+        Ok(prepared)
+    }
+
     fn add(&mut self, spec: &MountSpec, source: SandboxSource, is_directory: bool) {
         self.stubs.push((spec.target.clone(), is_directory));
         self.mounts.push(SandboxMount { target: spec.target.clone(), source, read_only: spec.read_only });
@@ -367,6 +425,22 @@ fn sandbox_spec(
         value: spec.hostname.clone(),
         reason: e.to_string(),
     };
+    let insecure = spec.security == SecurityMode::Insecure;
+    let capabilities = match &spec.privileges.capabilities {
+        _ if insecure => CapabilitySet::ALL,
+        None => CapabilitySet::DEFAULT,
+        Some(names) => CapabilitySet::from_names(names).map_err(|e| OpError::Setting {
+            what: "capability",
+            value: names.join(","),
+            reason: e.to_string(),
+        })?,
+    };
+    let seccomp = match (&spec.privileges.seccomp, &executor.defaults.seccomp) {
+        _ if insecure => SandboxSeccomp::Unconfined,
+        (None, _) => SandboxSeccomp::Default,
+        (Some(_), Some(program)) => SandboxSeccomp::Program(program.to_bytes()),
+        (Some(_), None) => SandboxSeccomp::Unconfined,
+    };
     Ok(SandboxSpec {
         lowers,
         upper: begun.relative(),
@@ -377,7 +451,14 @@ fn sandbox_spec(
         hostname: spec.hostname.clone(),
         mounts: prepared.mounts.clone(),
         network,
-        insecure: spec.security == SecurityMode::Insecure,
+        insecure,
+        capabilities: capabilities.bits(),
+        seccomp,
+        no_new_privileges: spec.privileges.no_new_privileges,
+        labels: executor.defaults.labels.clone(),
+        devices: devices(executor, spec),
+        handler: prepared.handler.clone(),
+        group: None,
         limits: limits(&spec.ulimits)?,
         shm_size_bytes: spec.shm_size_bytes.unwrap_or(SHM_SIZE_BYTES),
         resolv_conf: Some(executor.resolv_conf(network)),
@@ -388,6 +469,18 @@ fn sandbox_spec(
         ipv6: net::host_has_ipv6(),
         terminal: false,
     })
+}
+
+/// Devices of `--device`; those that the build was not given are left out.
+fn devices(executor: &LocalExecutor<'_>, spec: &RunSpec) -> Vec<SandboxDevice> {
+    let given =
+        executor.defaults.devices.iter().filter(|(_, inside)| spec.privileges.devices.contains(inside));
+    given
+        .filter_map(|(host, inside)| {
+            let source = executor.sandboxes.device_source(host)?;
+            Some(SandboxDevice { source, target: inside.clone() })
+        })
+        .collect()
 }
 
 fn policy(executor: &LocalExecutor<'_>, spec: &RunSpec) -> Policy {
@@ -440,38 +533,6 @@ fn limits(values: &[String]) -> Result<Vec<(u32, u64, u64)>, OpError> {
             Ok((resource, number(soft)?, number(hard)?))
         })
         .collect()
-}
-
-fn check(spec: &RunSpec, ended: &Ended) -> Result<(), OpError> {
-    let command = spec.args.join(" ");
-    match (ended.code, ended.signal) {
-        (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(OpError::ExitCode { command, code }),
-        (None, signal) => {
-            let signal = signal.unwrap_or_default();
-            Err(OpError::Signal { command, signal, name: signal_name(signal) })
-        }
-    }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGHUP => "SIGHUP",
-        libc::SIGILL => "SIGILL",
-        libc::SIGINT => "SIGINT",
-        libc::SIGKILL => "SIGKILL, often a lack of memory",
-        libc::SIGPIPE => "SIGPIPE",
-        libc::SIGQUIT => "SIGQUIT",
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGSYS => "SIGSYS",
-        libc::SIGTERM => "SIGTERM",
-        libc::SIGXCPU => "SIGXCPU",
-        libc::SIGXFSZ => "SIGXFSZ",
-        _ => "see signal(7)",
-    }
 }
 
 /// Takes mount points that had to be made in the upper directory out again, unless the command put something there.

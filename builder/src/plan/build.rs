@@ -47,7 +47,7 @@ impl GraphBuilder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::graph::{LocalSpec, MkdirSpec};
+    use super::super::graph::{Guards, LocalSpec, MkdirSpec};
     use super::*;
     use crate::image::platform::Platform;
 
@@ -60,6 +60,7 @@ mod tests {
             ignore_cache: architecture == "arm64",
             origin: None,
             platform: Platform::new("linux", architecture, ""),
+            guards: Guards::default(),
         }
     }
 

@@ -4,12 +4,12 @@
 //! - a vertex' inputs have smaller numbers than the vertex, so the vector is a topological order;
 //! - two vertices with equal spec and inputs are one vertex;
 //! - a spec holds no host path, no closure and no secret value: it could be sent to another machine;
-//! - what is in a spec is in the cache key (language.md 1.13); everything else belongs to [`RunSettings`] or to the
-//!   vertex itself.
+//! - what is in a spec is in the cache key (language.md 1.13); everything else belongs to the
+//!   vertex itself or to the executor.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiln_grammar::span::Span;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,41 @@ pub struct Vertex {
     pub origin: Option<Origin>,
     /// Platform of the stage.
     pub platform: Platform,
+    /// Bounds of a RUN; not in the key. Of equal vertices those of the first one hold.
+    pub guards: Guards,
+}
+
+/// kiln's own flags of RUN.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guards {
+    /// `--timeout`.
+    pub timeout: Option<Duration>,
+    /// `--retry`.
+    pub retries: u32,
+    /// `--memory`.
+    pub memory_bytes: Option<u64>,
+    /// `--cpus`, in thousandths.
+    pub cpus_milli: Option<u64>,
+}
+
+/// What commands may do beyond docker's default, or less: `--cap-add`, `--cap-drop`, `--device`, `--security-opt`. In
+/// the key, since a command can see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privileges {
+    /// Capabilities without `CAP_`; docker's default when `None`.
+    pub capabilities: Option<Vec<String>>,
+    /// Paths of devices inside.
+    pub devices: Vec<String>,
+    /// Digest of the seccomp profile, or `unconfined`; docker's default when `None`.
+    pub seccomp: Option<String>,
+    /// Set-user-id programs gain nothing.
+    pub no_new_privileges: bool,
+}
+
+impl Privileges {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where a vertex comes from.
@@ -151,7 +186,7 @@ pub enum SecurityMode {
 }
 
 /// RUN, as far as it is in the key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunSpec {
     /// The final argument vector.
     pub args: Vec<String>,
@@ -167,6 +202,9 @@ pub struct RunSpec {
     pub network: NetworkMode,
     /// Security mode.
     pub security: SecurityMode,
+    /// Privileges; absent from the key where they are the default.
+    #[serde(default, skip_serializing_if = "Privileges::is_default")]
+    pub privileges: Privileges,
     /// Host name inside (`BUILDKIT_SANDBOX_HOSTNAME`).
     pub hostname: String,
     /// Names of `--add-host` (addresses are not in the key).
@@ -328,15 +366,6 @@ pub struct MkdirSpec {
     pub user: String,
 }
 
-/// What RUN gets beside its spec: not in the key (language.md 1.13).
-#[derive(Debug, Clone, Default)]
-pub struct RunSettings {
-    /// Proxy variables (`KEY=VALUE`, both cases).
-    pub proxy_env: Vec<String>,
-    /// `--add-host` addresses.
-    pub extra_hosts: Vec<(String, IpAddr)>,
-}
-
 /// A request for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRequest {
@@ -472,6 +501,8 @@ pub struct PlanOptions {
     pub ulimits: Vec<String>,
     /// `--shm-size`.
     pub shm_size_bytes: Option<u64>,
+    /// `--cap-add` and so on.
+    pub privileges: Privileges,
     /// SOURCE_DATE_EPOCH of the environment.
     pub environment_epoch: Option<String>,
 }

@@ -17,11 +17,11 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::mounts;
 use super::net::{self, NetworkMode};
-use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
+use super::spec::{Report, SandboxLabels, SandboxNetwork, SandboxSeccomp, SandboxSpec, SetupFailure};
 use crate::snapshot::accounts::{self, ResolvedUser};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::RootDir;
-use crate::sys::seccomp::Program;
+use crate::sys::seccomp::{Program, SeccompError};
 use crate::sys::{capability, message, process, seccomp, signals, userns};
 
 /// Why the command could not be started.
@@ -79,6 +79,7 @@ fn start(
         None => process::exit_now(1),
     }
     userns::become_root_inside().step("become root of the user namespace")?;
+    userns::enter_cgroup_namespace().step("make the cgroup namespace")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     mounts::isolate().step("make the mount namespace private")?;
     let mounted = mounts::build(spec)?;
@@ -108,6 +109,7 @@ fn start(
         process::set_limit(*resource, *soft, *hard).step("set a resource limit")?;
     }
     process::close_on_exec_from(3).step("close descriptors")?;
+    labels(&spec.labels)?;
     privileges(spec, &user, filter)?;
     rustix::process::chdir(spec.cwd.as_str())
         .map_err(|e| Failed::user(&format!("enter `{}`", spec.cwd), e, 1))?;
@@ -153,11 +155,47 @@ fn working_directory(root: &RootDir, path: &str, user: &ResolvedUser) -> Result<
     .map_err(|e| Failed::user("make the working directory", e, 1))
 }
 
+/// Tells the host's security modules what the next program is to run as.
+fn labels(labels: &SandboxLabels) -> Result<(), Failed> {
+    let write = |files: &[&str], value: &str, what: &str| {
+        let tried = files.iter().map(|file| std::fs::write(file, value)).find(|result| {
+            // The file of the module's own came later than the one that all modules share.
+            !matches!(result, Err(error) if error.kind() == io::ErrorKind::NotFound)
+        });
+        tried
+            .unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOSYS)))
+            .map_err(|e| Failed::user(&format!("apply {what}"), e, 1))
+    };
+    if let Some(profile) = &labels.apparmor {
+        let files = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];
+        write(&files, &format!("exec {profile}"), &format!("the AppArmor profile `{profile}`"))?;
+    }
+    if let Some(context) = &labels.selinux_process {
+        write(&["/proc/thread-self/attr/exec"], context, &format!("the SELinux context `{context}`"))?;
+    }
+    Ok(())
+}
+
+/// The filter of this command; `default` is ready-made for docker's default capabilities.
+fn filter_of(spec: &SandboxSpec, default: &Program) -> Result<Option<Program>, SeccompError> {
+    Ok(match &spec.seccomp {
+        SandboxSeccomp::Unconfined => None,
+        SandboxSeccomp::Program(bytes) => Some(Program::from_bytes(bytes)?),
+        SandboxSeccomp::Default => match CapabilitySet::from_bits(spec.capabilities) {
+            CapabilitySet::DEFAULT => Some(default.clone()),
+            capabilities => Some(super::seccomp::program_for(capabilities)?),
+        },
+    })
+}
+
 fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Result<(), Failed> {
-    if !spec.insecure {
+    let capabilities = CapabilitySet::from_bits(spec.capabilities);
+    let filter = filter_of(spec, filter).map_err(|e| Failed::new("make the seccomp filter", &e))?;
+    if let Some(filter) = &filter {
         seccomp::install(filter).map_err(|e| Failed::new("install the seccomp filter", &e))?;
-        capability::drop_bounding_to(CapabilitySet::DEFAULT)
-            .map_err(|e| Failed::new("drop capabilities", &e))?;
+    }
+    if capabilities != CapabilitySet::ALL {
+        capability::drop_bounding_to(capabilities).map_err(|e| Failed::new("drop capabilities", &e))?;
     }
     let groups: Vec<Gid> = user.supplementary.iter().map(|gid| Gid::from_raw(*gid)).collect();
     // Root of the namespace is refused only where setgroups is denied for good (single-id maps): no command can have
@@ -177,8 +215,11 @@ fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Resu
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_res_gid(gid, gid, gid).map_err(|e| unmapped("group", user.gid, e))?;
     set_thread_res_uid(uid, uid, uid).map_err(|e| unmapped("user", user.uid, e))?;
-    if !spec.insecure && user.uid == 0 {
-        capability::limit_to(CapabilitySet::DEFAULT).map_err(|e| Failed::new("limit capabilities", &e))?;
+    if capabilities != CapabilitySet::ALL && user.uid == 0 {
+        capability::limit_to(capabilities).map_err(|e| Failed::new("limit capabilities", &e))?;
+    }
+    if spec.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).map_err(io::Error::from).step("forbid new privileges")?;
     }
     Ok(())
 }

@@ -10,7 +10,9 @@
 //! - everything mounted lives in the child's mount namespace and dies with it;
 //! - when kiln goes away for whatever reason, the zygote sees its socket close, kills every command and ends.
 
+pub mod cgroup;
 mod child;
+pub mod emulate;
 mod mounts;
 pub mod net;
 pub mod runner;

@@ -12,7 +12,8 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 
 use super::child::{Failed, Step as _};
-use super::spec::{SandboxMount, SandboxNetwork, SandboxSource, SandboxSpec};
+use super::emulate::Handler;
+use super::spec::{SandboxDevice, SandboxLabels, SandboxMount, SandboxNetwork, SandboxSource, SandboxSpec};
 use crate::sys::mount::{self, Attributes, Overlay};
 use crate::sys::rootdir::{Last, RootDir};
 
@@ -57,6 +58,7 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
     let overlay = mount::overlay(&Overlay {
         lowers: spec.lowers.iter().map(String::as_str).collect(),
         upper: Some((&spec.upper.0, &spec.upper.1)),
+        context: spec.labels.selinux_files.as_deref(),
     })
     .step("mount the root file system")?;
     mount::attach_at(overlay.as_fd(), Path::new(ROOT_SPOT)).step("attach the root file system")?;
@@ -64,16 +66,21 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
         RootDir::open(Path::new(ROOT_SPOT)).map_err(|e| Failed::new("open the root file system", &e))?;
     let mut mounted = Mounted { root, made: Vec::new(), sockets: Vec::new() };
     system(spec, &mut mounted)?;
+    for device in &spec.devices {
+        let step = format!("show the device `{}`", device.target);
+        show_device(device, &mut mounted).step(&step)?;
+    }
     for mount in &spec.mounts {
         let step = format!("mount `{}`", mount.target);
-        user(mount, &mut mounted).map_err(|e| Failed::new(&step, &e))?;
+        user(mount, &spec.labels, &mut mounted).map_err(|e| Failed::new(&step, &e))?;
     }
     for (target, content) in [("/etc/resolv.conf", &spec.resolv_conf), ("/etc/hosts", &spec.hosts)] {
         if let Some(content) = content {
             let source =
                 SandboxSource::File { content: content.clone().into_bytes(), mode: 0o644, uid: 0, gid: 0 };
             let mount = SandboxMount { target: target.to_owned(), source, read_only: true };
-            user(&mount, &mut mounted).map_err(|e| Failed::new(&format!("mount `{target}`"), &e))?;
+            user(&mount, &spec.labels, &mut mounted)
+                .map_err(|e| Failed::new(&format!("mount `{target}`"), &e))?;
         }
     }
     Ok(mounted)
@@ -87,9 +94,32 @@ fn system(spec: &SandboxSpec, mounted: &mut Mounted) -> Result<(), Failed> {
     place(proc.as_fd(), "/proc", Kind::Directory, mounted).step("mount /proc")?;
     devices(spec, mounted).step("set up /dev")?;
     sys(spec, mounted).step("mount /sys")?;
-    if spec.insecure {
-        return Ok(());
+    if !spec.insecure {
+        restrict(mounted)?;
     }
+    if let Some(handler) = &spec.handler {
+        emulator(handler, mounted).step(&format!("register the emulator `{}`", handler.interpreter))?;
+    }
+    Ok(())
+}
+
+/// A list of handlers for this user namespace alone, with one handler. It lives as long as it is mounted.
+fn emulator(handler: &Handler, mounted: &mut Mounted) -> io::Result<()> {
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let list = mount::file_system("binfmt_misc", &[], quiet)?;
+    let register = fs::openat(&list, "register", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&register, handler.registration.as_bytes())?;
+    // A mount with a writer does not become read-only.
+    drop(register);
+    let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    mount::set_attributes(list.as_fd(), Attributes { set, ..Attributes::default() })?;
+    place(list.as_fd(), "/proc/sys/fs/binfmt_misc", Kind::Directory, mounted)
+}
+
+fn restrict(mounted: &Mounted) -> Result<(), Failed> {
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = &mounted.root;
     for path in READ_ONLY {
         let Ok(fd) = root.resolve(path.as_bytes(), Last::Keep) else { continue };
@@ -145,7 +175,8 @@ fn sys(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
 
 fn devices(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let dev = mount::file_system("tmpfs", &[("mode", "0755"), ("size", "65536k")], flags)?;
+    let dev =
+        mount::file_system("tmpfs", &labelled(&[("mode", "0755"), ("size", "65536k")], &spec.labels), flags)?;
     place(dev.as_fd(), "/dev", Kind::Directory, mounted)?;
     let dir = mounted.root.subdir(b"/dev").map_err(io::Error::other)?;
     for name in DEVICES {
@@ -181,7 +212,7 @@ fn devices(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
     if terminal_group {
         pts.push(("gid", "5"));
     }
-    let shm = [("mode", "1777"), ("size", size.as_str())];
+    let shm = labelled(&[("mode", "1777"), ("size", size.as_str())], &spec.labels);
     for (name, kind, options) in
         [("pts", "devpts", &pts[..]), ("shm", "tmpfs", &shm[..]), ("mqueue", "mqueue", &[][..])]
     {
@@ -195,19 +226,33 @@ fn devices(spec: &SandboxSpec, mounted: &mut Mounted) -> io::Result<()> {
     Ok(())
 }
 
-fn user(spec: &SandboxMount, mounted: &mut Mounted) -> io::Result<()> {
+/// The node itself is bound, so it needs a file to be bound to.
+fn show_device(device: &SandboxDevice, mounted: &mut Mounted) -> io::Result<()> {
+    let node = mount::clone_path(Path::new(&device.source), false)?;
+    place(node.as_fd(), &device.target, Kind::File, mounted)
+}
+
+/// Options of a file system made here, with the context that the host's SELinux wants to see on its files.
+fn labelled<'a>(options: &[(&'a str, &'a str)], labels: &'a SandboxLabels) -> Vec<(&'a str, &'a str)> {
+    let mut options = options.to_vec();
+    options.extend(labels.selinux_files.as_deref().map(|context| ("context", context)));
+    options
+}
+
+fn user(spec: &SandboxMount, labels: &SandboxLabels, mounted: &mut Mounted) -> io::Result<()> {
     let (mount, kind) = match &spec.source {
-        SandboxSource::Layers { lowers, upper, path } => layers(lowers, upper.as_ref(), path)?,
+        SandboxSource::Layers { lowers, upper, path } => layers(lowers, upper.as_ref(), path, labels)?,
         SandboxSource::Directory { path } => {
             let fd = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             (mount::clone_tree(fd.as_fd(), false)?, Kind::Directory)
         }
+        SandboxSource::HostFile { path } => (mount::clone_path(Path::new(path), false)?, Kind::File),
         SandboxSource::Tmpfs { size_bytes } => {
             let size = size_bytes.map(|size| size.to_string());
             let mut options = vec![("mode", "1777")];
             options.extend(size.as_deref().map(|size| ("size", size)));
             let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-            (mount::file_system("tmpfs", &options, flags)?, Kind::Directory)
+            (mount::file_system("tmpfs", &labelled(&options, labels), flags)?, Kind::Directory)
         }
         SandboxSource::File { content, mode, uid, gid } => {
             let fill = |dir: BorrowedFd<'_>| -> io::Result<()> {
@@ -218,7 +263,7 @@ fn user(spec: &SandboxMount, mounted: &mut Mounted) -> io::Result<()> {
                 fs::fchown(&file, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
                 Ok(fs::fchmod(&file, Mode::from_raw_mode(*mode))?)
             };
-            (on_tmpfs(fill)?, Kind::File)
+            (on_tmpfs(labels, fill)?, Kind::File)
         }
         SandboxSource::Socket { mode, uid, gid } => {
             let mut socket = None;
@@ -231,7 +276,7 @@ fn user(spec: &SandboxMount, mounted: &mut Mounted) -> io::Result<()> {
                 socket = Some(OwnedFd::from(listener));
                 Ok(())
             };
-            let mount = on_tmpfs(fill)?;
+            let mount = on_tmpfs(labels, fill)?;
             mounted.sockets.extend(socket);
             (mount, Kind::File)
         }
@@ -244,10 +289,16 @@ fn user(spec: &SandboxMount, mounted: &mut Mounted) -> io::Result<()> {
 }
 
 /// A path in a stack of layers, as a detached mount of its own.
-fn layers(lowers: &[String], upper: Option<&(String, String)>, path: &str) -> io::Result<(OwnedFd, Kind)> {
+fn layers(
+    lowers: &[String],
+    upper: Option<&(String, String)>,
+    path: &str,
+    labels: &SandboxLabels,
+) -> io::Result<(OwnedFd, Kind)> {
     let overlay = mount::overlay(&Overlay {
         lowers: lowers.iter().map(String::as_str).collect(),
         upper: upper.map(|(upper, work)| (upper.as_str(), work.as_str())),
+        context: labels.selinux_files.as_deref(),
     })?;
     // Cloning a part of a detached mount needs Linux 6.15; attached ones could always be cloned.
     mount::attach_at(overlay.as_fd(), Path::new(SIDE_SPOT))?;
@@ -269,9 +320,12 @@ fn layers(lowers: &[String], upper: Option<&(String, String)>, path: &str) -> io
 }
 
 /// A fresh tmpfs with one file named `file`; gives a mount of just that file.
-fn on_tmpfs(fill: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<OwnedFd> {
+fn on_tmpfs(
+    labels: &SandboxLabels,
+    fill: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let tmpfs = mount::file_system("tmpfs", &[("mode", "0700")], flags)?;
+    let tmpfs = mount::file_system("tmpfs", &labelled(&[("mode", "0700")], labels), flags)?;
     mount::attach_at(tmpfs.as_fd(), Path::new(SIDE_SPOT))?;
     let make = || -> io::Result<OwnedFd> {
         let dir = fs::open(SIDE_SPOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

@@ -2,21 +2,23 @@
 //!
 //! Invariants: [`Sandboxes::run`] returns only when the command and everything that it started are gone.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::cgroup::Hits;
 use super::net::{Channels, Policy, Proxy};
 use super::spec::{Report, SandboxSpec, SetupFailure};
-use super::zygote::{ARGUMENT, Hello, Ready};
+use super::zygote::{ARGUMENT, DEVICE_SPOT, Hello, Ready};
 use crate::base::cancel::CancelToken;
 use crate::base::events::Stream;
 use crate::sys::userns::IdMap;
@@ -38,8 +40,22 @@ pub enum SandboxError {
     Network(#[source] super::net::NetError),
     #[error("the sandbox's helper process went away")]
     Lost,
+    #[error("the command took longer than {}", readable(*.0))]
+    TimedOut(Duration),
     #[error("cancelled")]
     Cancelled,
+}
+
+/// A duration for people: `1h 30m`, `90s` as `1m 30s`, `250ms`.
+pub fn readable(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let mut text: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if time.subsec_millis() > 0 || text.is_empty() {
+        text.push(format!("{}ms", time.subsec_millis()));
+    }
+    text.join(" ")
 }
 
 /// How a command ended.
@@ -49,8 +65,19 @@ pub struct Ended {
     pub code: Option<i32>,
     /// Signal that killed it.
     pub signal: Option<i32>,
+    /// Limits that it met.
+    pub hits: Hits,
     /// Mount points that had to be made in the upper directory, in the order made.
     pub made_mount_points: Vec<String>,
+}
+
+/// What ends a command before its time.
+#[derive(Debug)]
+pub struct Stop<'a> {
+    /// The build is stopped.
+    pub cancel: &'a CancelToken,
+    /// It takes longer than this.
+    pub timeout: Option<Duration>,
 }
 
 /// Where a command's streams go.
@@ -69,7 +96,11 @@ pub type SocketServer<'a> = dyn Fn(Vec<OwnedFd>) -> Box<dyn Send> + Sync + 'a;
 pub struct Sandboxes {
     store: PathBuf,
     idmap: Option<IdMap>,
+    /// Host devices, for commands that get them.
+    devices: Vec<String>,
     zygote: Mutex<Option<Zygote>>,
+    /// Texts of warnings that were given once already.
+    said: Mutex<BTreeSet<String>>,
 }
 
 struct Zygote {
@@ -90,7 +121,34 @@ impl Drop for Sandboxes {
 impl Sandboxes {
     /// For the store at `store`; `idmap` when kiln is real root.
     pub fn new(store: &Path, idmap: Option<IdMap>) -> Self {
-        Self { store: store.to_owned(), idmap, zygote: Mutex::new(None) }
+        Self {
+            store: store.to_owned(),
+            idmap,
+            devices: Vec::new(),
+            zygote: Mutex::new(None),
+            said: Mutex::default(),
+        }
+    }
+
+    /// With devices of the host, by path, that [`Self::device_source`] makes usable.
+    #[must_use]
+    pub fn with_devices(mut self, devices: Vec<String>) -> Self {
+        self.devices = devices;
+        self
+    }
+
+    /// What a sandbox mounts for one of its devices: the host's node, or where ids are shifted a node of its own.
+    pub fn device_source(&self, device: &str) -> Option<String> {
+        let number = self.devices.iter().position(|known| known == device)?;
+        Some(match self.idmap {
+            Some(_) => format!("{DEVICE_SPOT}/{number}"),
+            None => device.to_owned(),
+        })
+    }
+
+    /// True the first time that it is asked about this text: many steps can have the same to warn of.
+    pub fn first_time(&self, text: &str) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
     }
 
     /// Whether files of every owner can be made here; in a user namespace only those that are mapped can.
@@ -110,15 +168,16 @@ impl Sandboxes {
     /// Runs one command to its end.
     ///
     /// # Errors
-    /// When the command could not be started or was cancelled.
+    /// When the command could not be started, took too long, or was cancelled.
     pub fn run(
         &self,
         spec: &SandboxSpec,
         policy: Policy,
         mut streams: Streams<'_>,
         sockets: &SocketServer<'_>,
-        cancel: &CancelToken,
+        stop: &Stop<'_>,
     ) -> Result<Ended, SandboxError> {
+        let deadline = stop.timeout.map(|timeout| (Instant::now() + timeout, timeout));
         let (ours, theirs) = message::pair().map_err(SandboxError::Talk)?;
         let (mut pipes, stdio) = stdio(&streams).map_err(SandboxError::Talk)?;
         self.request(spec, &theirs, &stdio)?;
@@ -137,13 +196,20 @@ impl Sandboxes {
             if done {
                 break;
             }
-            if cancel.is_cancelled() {
+            let late = deadline.filter(|(at, _)| Instant::now() >= *at).map(|(_, timeout)| timeout);
+            if late.is_some() || stop.cancel.is_cancelled() {
                 // Closing the socket makes the zygote kill the command; end of file on the pipes says it is gone.
                 drop(ours);
-                for (_, pipe) in &mut pipes {
-                    let _ = io::copy(pipe, &mut io::sink());
+                for (stream, pipe) in &mut pipes {
+                    while let Ok(count) = pipe.read(&mut buffer)
+                        && count > 0
+                    {
+                        if let (Streams::Captured(sink), true) = (&mut streams, late.is_some()) {
+                            sink(*stream, &buffer[..count]);
+                        }
+                    }
                 }
-                return Err(SandboxError::Cancelled);
+                return Err(late.map_or(SandboxError::Cancelled, SandboxError::TimedOut));
             }
             let (report_ready, ready) =
                 wait(&ours, &pipes, follow.ended.is_none()).map_err(SandboxError::Talk)?;
@@ -172,8 +238,8 @@ impl Sandboxes {
         if let Some(failure) = follow.failure {
             return Err(SandboxError::Setup(failure));
         }
-        let (code, signal) = follow.ended.unwrap_or_default();
-        Ok(Ended { code, signal, made_mount_points: follow.made })
+        let (code, signal, hits) = follow.ended.unwrap_or_default();
+        Ok(Ended { code, signal, hits, made_mount_points: follow.made })
     }
 
     fn request(
@@ -218,7 +284,12 @@ impl Sandboxes {
             store: self.store.display().to_string(),
             idmap: self.idmap.clone(),
             open_files: process::original_open_files(),
+            devices: if self.idmap.is_some() { self.devices.clone() } else { Vec::new() },
         };
+        if !hello.devices.is_empty() {
+            // A store of an older kiln lacks it, and the zygote's view of the store belongs to other ids.
+            std::fs::create_dir_all(self.store.join(DEVICE_SPOT)).map_err(SandboxError::Zygote)?;
+        }
         let greet = || -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
             message::send(ours.as_fd(), &serde_json::to_vec(&hello)?, &[])?;
             message::receive(&ours)
@@ -277,7 +348,7 @@ struct Follow {
     policy: Option<Policy>,
     proxy: Option<Proxy>,
     served: Vec<Box<dyn Send>>,
-    ended: Option<(Option<i32>, Option<i32>)>,
+    ended: Option<(Option<i32>, Option<i32>, Hits)>,
     made: Vec<String>,
     failure: Option<SetupFailure>,
 }
@@ -299,7 +370,7 @@ impl Follow {
             Report::Sockets => self.served.push(sockets(fds)),
             Report::MadeMountPoints(paths) => self.made.extend(paths),
             Report::SetupFailed(failure) => self.failure = Some(failure),
-            Report::Exited { code, signal } => self.ended = Some((code, signal)),
+            Report::Exited { code, signal, hits } => self.ended = Some((code, signal, hits)),
         }
         Ok(())
     }

@@ -21,6 +21,7 @@
 use crate::sys::capability::CapabilitySet;
 use crate::sys::seccomp::{Instruction, Program, SeccompError};
 
+pub mod profile;
 mod table;
 
 #[cfg(test)]
@@ -222,7 +223,7 @@ fn assemble(sections: &[Section], capabilities: CapabilitySet) -> Vec<Instructio
     let mut program = vec![plain(LOAD_WORD, ARCH_OFFSET)];
     for section in sections {
         let mut body = vec![plain(LOAD_WORD, NUMBER_OFFSET)];
-        body.extend(search(&steps(section, capabilities)));
+        body.extend(search(&steps(section, capabilities), &|action| leaf(*action)));
         // Over the jump when it is this architecture, over the body when it is not.
         program.push(branch(JUMP_EQUAL, section.audit_arch, 1, 0));
         program.push(plain(JUMP, body.len() as u32));
@@ -233,14 +234,14 @@ fn assemble(sections: &[Section], capabilities: CapabilitySet) -> Vec<Instructio
 }
 
 /// A binary search for the step that the loaded number belongs to.
-fn search(steps: &[(u32, Action)]) -> Vec<Instruction> {
+fn search<A>(steps: &[(u32, A)], leaf: &dyn Fn(&A) -> Vec<Instruction>) -> Vec<Instruction> {
     match steps {
         [] => vec![plain(RETURN, RETURN_ERRNO | u32::from(EPERM))],
-        [(_, action)] => leaf(*action),
+        [(_, action)] => leaf(action),
         _ => {
             let (below, above) = steps.split_at(steps.len() / 2);
             let start = above.first().map_or(0, |(start, _)| *start);
-            let (low, high) = (search(below), search(above));
+            let (low, high) = (search(below, leaf), search(above, leaf));
             let mut code = Vec::with_capacity(low.len() + high.len() + 2);
             match u8::try_from(low.len()) {
                 Ok(skip) => code.push(branch(JUMP_AT_LEAST, start, skip, 0)),

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{GroupSpec, Hits};
+use super::emulate::Handler;
 use crate::sys::userns::IdMap;
 
 /// One command and its world.
@@ -28,8 +30,22 @@ pub struct SandboxSpec {
     pub mounts: Vec<SandboxMount>,
     /// Network.
     pub network: SandboxNetwork,
-    /// All capabilities, no seccomp, nothing masked (`--security=insecure`).
+    /// Nothing masked or read-only (`--security=insecure`).
     pub insecure: bool,
+    /// Capabilities, one bit each.
+    pub capabilities: u64,
+    /// System calls that are refused.
+    pub seccomp: SandboxSeccomp,
+    /// A set-user-id program gains nothing.
+    pub no_new_privileges: bool,
+    /// Labels of the host's security modules.
+    pub labels: SandboxLabels,
+    /// Host devices that are shown.
+    pub devices: Vec<SandboxDevice>,
+    /// Emulator that the sandbox registers for itself.
+    pub handler: Option<Handler>,
+    /// Control group, where there are limits.
+    pub group: Option<GroupSpec>,
     /// (`RLIMIT_*`, soft, hard).
     pub limits: Vec<(u32, u64, u64)>,
     /// Size of /dev/shm.
@@ -44,6 +60,37 @@ pub struct SandboxSpec {
     pub ipv6: bool,
     /// Standard input is a terminal that becomes the controlling one.
     pub terminal: bool,
+}
+
+/// The seccomp filter of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SandboxSeccomp {
+    /// docker's default for the command's capabilities.
+    Default,
+    /// None.
+    Unconfined,
+    /// A program ([`crate::sys::seccomp::Program::to_bytes`]).
+    Program(Vec<u8>),
+}
+
+/// What the security modules of the host call the command and its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxLabels {
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// SELinux context of the process.
+    pub selinux_process: Option<String>,
+    /// SELinux context of its files.
+    pub selinux_files: Option<String>,
+}
+
+/// A device node of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxDevice {
+    /// On the host, or a node that the zygote made in the store.
+    pub source: String,
+    /// Inside, absolute.
+    pub target: String,
 }
 
 /// Network of a sandbox.
@@ -90,6 +137,11 @@ pub enum SandboxSource {
         /// Size.
         size_bytes: Option<u64>,
     },
+    /// A file of the host (an emulator).
+    HostFile {
+        /// Absolute.
+        path: String,
+    },
     /// A file on a tmpfs of its own (a secret, a script).
     File {
         /// Content.
@@ -129,6 +181,9 @@ pub enum Report {
         code: Option<i32>,
         /// Signal, when it was killed.
         signal: Option<i32>,
+        /// Limits that it met.
+        #[serde(default)]
+        hits: Hits,
     },
 }
 

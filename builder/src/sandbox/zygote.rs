@@ -15,17 +15,20 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode};
+use rustix::mount::MountAttrFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{Group, Hits};
 use super::child::{self, Descriptors};
 use super::seccomp;
 use super::spec::{Report, SandboxNetwork, SandboxSpec, SetupFailure};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::process::{Cloned, clone_into_namespaces, exit_now};
 use crate::sys::seccomp::Program;
-use crate::sys::userns::{self, IdMap};
+use crate::sys::userns::{self, Extent, IdMap};
 use crate::sys::{message, process};
 
 /// First argument that makes kiln a zygote.
@@ -40,6 +43,9 @@ pub(super) struct Hello {
     pub idmap: Option<IdMap>,
     /// Soft and hard limit of open files for commands, where kiln has raised its own.
     pub open_files: Option<(u64, u64)>,
+    /// Devices of the host that commands get nodes of their own for, since the host's belong to ids that no command
+    /// has. With an id map only.
+    pub devices: Vec<String>,
 }
 
 /// Answer to [`Hello`]: an error text, or nothing.
@@ -52,7 +58,12 @@ struct Child {
     pid: Pid,
     pidfd: OwnedFd,
     report: OwnedFd,
+    /// Removed when this is dropped, which is after the command and all that it started are gone.
+    group: Option<Group>,
 }
+
+/// Directory of the store where the nodes of [`Hello::devices`] are, numbered from 0.
+pub(super) const DEVICE_SPOT: &str = "spots/devices";
 
 /// Runs the zygote. Never returns.
 pub fn main() -> ! {
@@ -81,6 +92,7 @@ fn serve() -> io::Result<()> {
     message::send(socket.as_fd(), &serde_json::to_vec(&Ready { error })?, &[])?;
     let Ok(filter) = prepared else { return Ok(()) };
     let mut children: BTreeMap<RawFd, Child> = BTreeMap::new();
+    let mut groups = 0;
     loop {
         let (mut requested, mut ended, mut abandoned) = (false, Vec::new(), Vec::new());
         {
@@ -117,7 +129,7 @@ fn serve() -> io::Result<()> {
         if requested {
             match message::receive(&socket)? {
                 Some((_, fds)) => {
-                    if let Some(child) = start(fds, &filter) {
+                    if let Some(child) = start(fds, &filter, &mut groups) {
                         children.insert(child.pidfd.as_raw_fd(), child);
                     }
                 }
@@ -160,8 +172,32 @@ fn prepare(hello: &Hello) -> io::Result<()> {
             )
         })?;
         mount::attach_at(tree.as_fd(), Path::new(&hello.store))?;
+        make_devices(&hello.devices, &Path::new(&hello.store).join(DEVICE_SPOT), map)?;
     }
     Ok(rustix::process::chdir(hello.store.as_str())?)
+}
+
+/// Device nodes like the host's, but owned by root of the sandboxes, on a tmpfs of this mount namespace.
+fn make_devices(devices: &[String], spot: &Path, map: &IdMap) -> io::Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let root = |extents: &[Extent]| extents.iter().find(|e| e.inside == 0).map(|e| e.outside);
+    let (Some(uid), Some(gid)) = (root(&map.uids), root(&map.gids)) else {
+        return Err(io::Error::other("the id map has no root"));
+    };
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let tmpfs = mount::file_system("tmpfs", &[("mode", "0755")], flags)?;
+    mount::attach_at(tmpfs.as_fd(), spot)?;
+    for (number, device) in devices.iter().enumerate() {
+        let stat = fs::stat(device.as_str())?;
+        let (node, mode) = (spot.join(number.to_string()), Mode::from_raw_mode(stat.st_mode & 0o777));
+        fs::mknodat(CWD, &node, FileType::from_raw_mode(stat.st_mode), mode, stat.st_rdev)?;
+        fs::chmodat(CWD, &node, mode, AtFlags::empty())?;
+        let owner = (Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)));
+        fs::chownat(CWD, &node, owner.0, owner.1, AtFlags::empty())?;
+    }
+    Ok(())
 }
 
 fn reap(child: &Child) {
@@ -169,6 +205,7 @@ fn reap(child: &Child) {
     let report = Report::Exited {
         code: status.as_ref().and_then(|s| s.exit_status()),
         signal: status.as_ref().and_then(|s| s.terminating_signal()),
+        hits: child.group.as_ref().map(Group::hits).unwrap_or_default(),
     };
     send(&child.report, &report);
     let _ = child.pid;
@@ -181,12 +218,27 @@ fn send(socket: &OwnedFd, report: &Report) {
     }
 }
 
-fn start(fds: Vec<OwnedFd>, filter: &Program) -> Option<Child> {
+fn start(fds: Vec<OwnedFd>, filter: &Program, groups: &mut u64) -> Option<Child> {
     let mut fds = fds.into_iter();
     let (spec, report) = (fds.next()?, fds.next()?);
     let stdio = [fds.next()?, fds.next()?, fds.next()?];
-    match clone(spec, &report, stdio, filter) {
-        Ok((pid, pidfd)) => Some(Child { pid, pidfd, report }),
+    let read = || -> io::Result<SandboxSpec> {
+        Ok(serde_json::from_reader(io::BufReader::new(std::fs::File::from(spec)))?)
+    };
+    let begin = || -> io::Result<(Pid, OwnedFd, Option<Group>)> {
+        let spec = read()?;
+        let group = match &spec.group {
+            Some(group) => {
+                *groups += 1;
+                Some(Group::create(group, *groups - 1).map_err(io::Error::other)?)
+            }
+            None => None,
+        };
+        let (pid, pidfd) = clone(&spec, &report, stdio, filter, group.as_ref())?;
+        Ok((pid, pidfd, group))
+    };
+    match begin() {
+        Ok((pid, pidfd, group)) => Some(Child { pid, pidfd, report, group }),
         Err(error) => {
             let failure = SetupFailure {
                 step: "start a sandbox".to_owned(),
@@ -195,7 +247,7 @@ fn start(fds: Vec<OwnedFd>, filter: &Program) -> Option<Child> {
                 code: 1,
             };
             send(&report, &Report::SetupFailed(failure));
-            send(&report, &Report::Exited { code: Some(1), signal: None });
+            send(&report, &Report::Exited { code: Some(1), signal: None, hits: Hits::default() });
             None
         }
     }
@@ -212,19 +264,19 @@ fn told(error: io::Error) -> io::Error {
 }
 
 fn clone(
-    spec: OwnedFd,
+    spec: &SandboxSpec,
     report: &OwnedFd,
     stdio: [OwnedFd; 3],
     filter: &Program,
+    group: Option<&Group>,
 ) -> io::Result<(Pid, OwnedFd)> {
-    let spec: SandboxSpec = serde_json::from_reader(io::BufReader::new(std::fs::File::from(spec)))?;
     let (ours, go) = message::pair()?;
+    // The child makes its cgroup namespace itself, once it is in its group: that is where the namespace begins.
     let mut namespaces = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
+        | libc::CLONE_NEWUTS;
     if spec.network != SandboxNetwork::Host {
         namespaces |= libc::CLONE_NEWNET;
     }
@@ -233,14 +285,22 @@ fn clone(
     match unsafe { clone_into_namespaces(namespaces) }.map_err(told)? {
         Cloned::Child => {
             drop(ours);
-            child::run(&spec, &Descriptors { go, report, stdio }, filter)
+            child::run(spec, &Descriptors { go, report, stdio }, filter)
         }
         Cloned::Parent { pid, pidfd } => {
             drop(go);
-            if let Err(error) = spec.ids.write_for(pid) {
+            let set_up = || -> io::Result<()> {
+                if let Some(group) = group {
+                    group.add(pid).map_err(io::Error::other)?;
+                }
+                spec.ids.write_for(pid).map_err(|error| {
+                    io::Error::new(error.kind(), format!("cannot write the id maps: {error}"))
+                })
+            };
+            if let Err(error) = set_up() {
                 drop(ours);
                 let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-                return Err(io::Error::new(error.kind(), format!("cannot write the id maps: {error}")));
+                return Err(error);
             }
             if let Err(error) = message::send(ours.as_fd(), b"go", &[]) {
                 // Only a child that is gone already does not listen.

@@ -232,6 +232,7 @@ impl<'a> Snapshots<'a> {
         let lowers: Vec<String> = lowers.iter().map(absolute).collect();
         let upper = upper.map(|(upper, work)| (absolute(upper), absolute(work)));
         let overlay = Overlay {
+            context: None,
             lowers: lowers.iter().map(String::as_str).collect(),
             upper: upper.as_ref().map(|(upper, work)| (upper.as_str(), work.as_str())),
         };

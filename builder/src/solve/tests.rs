@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::image::platform::Platform;
-use crate::plan::graph::{CopySpec, LocalSpec, MkdirSpec, Unpack};
+use crate::plan::graph::{CopySpec, Guards, LocalSpec, MkdirSpec, Unpack};
 use crate::store::records::{FsState, StepResult};
 
 /// Executes a vertex by hashing its spec: `Mkdir` gives what its path says, so two paths can give equal content.
@@ -68,6 +68,7 @@ fn vertex(op: Op, inputs: &[u32]) -> Vertex {
         ignore_cache: false,
         origin: None,
         platform: Platform::host(),
+        guards: Guards::default(),
     }
 }
 

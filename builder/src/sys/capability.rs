@@ -166,6 +166,11 @@ impl CapabilitySet {
         NAMES.iter().enumerate().filter(move |(bit, _)| self.0 >> bit & 1 == 1).map(|(_, name)| *name)
     }
 
+    /// The set of these names.
+    pub fn from_names(names: &[String]) -> Result<Self, CapabilityError> {
+        names.iter().try_fold(Self::EMPTY, |set, name| Ok(set.union(Self::parse(name)?)))
+    }
+
     /// Reads a name with or without `CAP_`, in any case; `ALL` is every capability.
     pub fn parse(name: &str) -> Result<Self, CapabilityError> {
         let upper = name.to_ascii_uppercase();
@@ -180,15 +185,12 @@ impl CapabilitySet {
     /// The default set changed by `--cap-add` and `--cap-drop`, as docker combines them: `ALL` on one side
     /// is the start that the other side's names change; otherwise a name on both sides is added.
     pub fn from_flags(add: &[String], drop: &[String]) -> Result<Self, CapabilityError> {
-        let parse_all = |names: &[String]| {
-            names.iter().try_fold(Self::EMPTY, |set, name| Ok(set.union(Self::parse(name)?)))
-        };
         let without_all = |names: &[String]| -> Vec<String> {
             names.iter().filter(|name| !name.eq_ignore_ascii_case("all")).cloned().collect()
         };
         let (adds_all, drops_all) =
             (without_all(add).len() < add.len(), without_all(drop).len() < drop.len());
-        let (added, dropped) = (parse_all(&without_all(add))?, parse_all(&without_all(drop))?);
+        let (added, dropped) = (Self::from_names(&without_all(add))?, Self::from_names(&without_all(drop))?);
         Ok(if adds_all {
             Self::ALL.without(dropped)
         } else if drops_all {

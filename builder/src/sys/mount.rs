@@ -25,6 +25,8 @@ pub struct Overlay<'a> {
     pub lowers: Vec<&'a str>,
     /// Upper and work directory; a read-only overlay has none and needs at least two lowers.
     pub upper: Option<(&'a str, &'a str)>,
+    /// SELinux context of all files.
+    pub context: Option<&'a str>,
 }
 
 /// Mounts an overlay, detached.
@@ -43,6 +45,9 @@ pub fn overlay(overlay: &Overlay<'_>) -> io::Result<OwnedFd> {
             fsconfig_set_string(&context, "workdir", work)?;
             // An upper is garbage until its result is committed, so syncing it on unmount is wasted.
             fsconfig_set_flag(&context, "volatile")?;
+        }
+        if let Some(label) = overlay.context {
+            fsconfig_set_string(&context, "context", label)?;
         }
         fsconfig_set_flag(&context, "userxattr")?;
         for (key, value) in [("index", "off"), ("xino", "off")] {

@@ -39,14 +39,18 @@ pub struct IdMap {
 const HALF: u32 = 1 << 31;
 const RESERVED: u32 = 1 << 20;
 
+/// A range for containers of root in /etc/subuid is used when it has at least as many ids as a container expects.
+const ENOUGH: u32 = 65_536;
+
 impl IdMap {
-    /// The map for sandboxes of a kiln that runs as real root.
+    /// The map for sandboxes of a kiln that runs as real root: the first ids go to root's range of /etc/subuid and
+    /// /etc/subgid where the administrator has set one aside, all others to [`HALF`] and up.
     pub fn for_root() -> Self {
-        let extents = vec![
-            Extent { inside: 0, outside: HALF, count: HALF - 1 },
-            Extent { inside: HALF + RESERVED, outside: RESERVED, count: HALF - RESERVED - 1 },
-        ];
-        Self { uids: extents.clone(), gids: extents }
+        let range = |file: &str| {
+            let ranges = subordinate(Path::new(file), "root", 0).unwrap_or_default();
+            ranges.into_iter().find(|(start, count)| is_apart(*start, *count))
+        };
+        Self { uids: extents(range("/etc/subuid")), gids: extents(range("/etc/subgid")) }
     }
 
     /// The same ids again, for a namespace inside the current one.
@@ -87,6 +91,33 @@ impl IdMap {
     }
 }
 
+/// Whether a range is large enough and ends below what kiln uses by itself.
+fn is_apart(start: u32, count: u32) -> bool {
+    count >= ENOUGH
+        && start.checked_add(count).is_some_and(|end| end <= RESERVED || (start >= RESERVED && end <= HALF))
+}
+
+/// One extent for each part of the id space, the first ids in `range` when there is one.
+fn extents(range: Option<(u32, u32)>) -> Vec<Extent> {
+    let first = range.map_or(0, |(_, count)| count);
+    let mut extents: Vec<Extent> =
+        range.iter().map(|(start, count)| Extent { inside: 0, outside: *start, count: *count }).collect();
+    extents.push(Extent { inside: first, outside: HALF + first, count: HALF - 1 - first });
+    // What the upper half of the ids goes to must not meet the range.
+    let upper = Extent { inside: HALF + RESERVED, outside: RESERVED, count: HALF - RESERVED - 1 };
+    match range.filter(|(start, _)| *start >= RESERVED) {
+        None => extents.push(upper),
+        Some((start, count)) => {
+            let shifted = |outside: u32| HALF + outside;
+            let below = Extent { count: start - RESERVED, ..upper };
+            let end = start + count;
+            let above = Extent { inside: shifted(end), outside: end, count: HALF - 1 - end };
+            extents.extend([below, above].into_iter().filter(|extent| extent.count > 0));
+        }
+    }
+    extents
+}
+
 /// Sets user and group of this single-threaded process to 0, and no supplementary groups where that is allowed.
 pub fn become_root_inside() -> io::Result<()> {
     // Denied where setgroups is disabled (single-id maps); the groups then stay as they are.
@@ -101,8 +132,17 @@ pub fn become_root_inside() -> io::Result<()> {
 pub enum Entered {
     /// Through newuidmap and newgidmap.
     SubordinateIds,
-    /// Only its own id, because there are no subordinate ids or no helpers.
-    SingleId,
+    /// Only its own id.
+    SingleId(NoSubordinateIds),
+}
+
+/// Why a process has no subordinate ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSubordinateIds {
+    /// /etc/subuid or /etc/subgid has no line for the user.
+    NoRange,
+    /// newuidmap or newgidmap is not there, or refused.
+    NoHelper,
 }
 
 /// Why an unprivileged process could not enter a user namespace.
@@ -136,13 +176,16 @@ pub fn enter() -> Result<Entered, EnterError> {
     #[allow(deprecated)]
     rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
         .map_err(|e| EnterError::Unshare(e.into()))?;
-    let mut entered = Entered::SingleId;
+    let mut entered = Entered::SingleId(match &ranges {
+        None => NoSubordinateIds::NoRange,
+        Some(_) => NoSubordinateIds::NoHelper,
+    });
     if let Some(helper) = helper.take()
         && helper.finish().map_err(EnterError::Map)?
     {
         entered = Entered::SubordinateIds;
     }
-    if entered == Entered::SingleId {
+    if let Entered::SingleId(_) = entered {
         let single = || -> io::Result<()> {
             fs::write("/proc/self/setgroups", "deny")?;
             fs::write("/proc/self/uid_map", format!("0 {} 1\n", uid.as_raw()))?;
@@ -159,6 +202,13 @@ pub fn enter() -> Result<Entered, EnterError> {
 pub fn enter_mount_namespace() -> io::Result<()> {
     #[allow(deprecated)]
     rustix::thread::unshare(UnshareFlags::NEWNS)?;
+    Ok(())
+}
+
+/// Moves this process into a cgroup namespace that begins at the group it is in.
+pub fn enter_cgroup_namespace() -> io::Result<()> {
+    #[allow(deprecated)]
+    rustix::thread::unshare(UnshareFlags::NEWCGROUP)?;
     Ok(())
 }
 
@@ -273,15 +323,31 @@ mod tests {
 
     #[test]
     fn root_map_never_reaches_real_users() {
-        let map = IdMap::for_root();
-        for extent in &map.uids {
-            assert!(extent.outside >= RESERVED);
-            assert!(extent.outside.checked_add(extent.count).is_some());
+        for range in [None, Some((100_000, 65_536)), Some((2_000_000, 1 << 20)), Some((RESERVED, ENOUGH))] {
+            let map = extents(range);
+            for extent in &map {
+                let own = range.is_some_and(|(start, _)| extent.outside == start);
+                assert!(own || extent.outside >= RESERVED, "{range:?} {extent:?}");
+                assert!(extent.outside.checked_add(extent.count).is_some());
+                assert!(extent.inside.checked_add(extent.count).is_some());
+            }
+            assert_eq!(map[0].outside, range.map_or(HALF, |(start, _)| start));
+            let inside = |id: u32| map.iter().any(|e| id >= e.inside && id - e.inside < e.count);
+            assert!(inside(0) && inside(65_534) && inside(70_000) && inside(3_000_000_000), "{range:?}");
+            assert!(inside(u32::MAX - 1), "{range:?}");
+            for apart in
+                [|e: &Extent| (e.outside, e.outside + e.count), |e: &Extent| (e.inside, e.inside + e.count)]
+            {
+                let mut ranges: Vec<_> = map.iter().map(apart).collect();
+                ranges.sort_unstable();
+                assert!(ranges.windows(2).all(|w| w[0].1 <= w[1].0), "{range:?}: ranges overlap");
+            }
         }
-        let inside = |id: u32| map.uids.iter().any(|e| id >= e.inside && id - e.inside < e.count);
-        assert!(inside(0) && inside(65_534) && inside(3_000_000_000) && inside(u32::MAX - 1));
-        let mut outside: Vec<_> = map.uids.iter().map(|e| (e.outside, e.outside + e.count)).collect();
-        outside.sort_unstable();
-        assert!(outside.windows(2).all(|w| w[0].1 <= w[1].0), "outside ranges overlap");
+        assert!(is_apart(100_000, 65_536) && is_apart(2_000_000, 1 << 20));
+        for (start, count) in
+            [(100_000, 1000), (RESERVED - 10, 65_536), (HALF, 65_536), (u32::MAX - 5, 65_536)]
+        {
+            assert!(!is_apart(start, count), "{start}:{count}");
+        }
     }
 }

@@ -109,7 +109,7 @@ fn retries(flags: &mut Flags, findings: &mut Findings) -> Option<i64> {
 }
 
 /// A duration as Go writes it: `1h30m`, `1.5s`, `-2us`, `0`.
-fn parse_duration_ns(text: &str) -> Option<i64> {
+pub(super) fn parse_duration_ns(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -6,18 +6,22 @@
 use std::collections::BTreeMap;
 
 use super::flags::{self, Takes};
-use super::{Findings, Input, command};
+use super::{Findings, Input, command, guards};
 use crate::ast::{Kind, Run, Word};
 use crate::diagnostic::Diagnostic;
 use crate::mount::MountError;
 use crate::span::Span;
 use crate::{expand, mount, suggest};
 
-const FLAGS: [(&str, Takes); 4] = [
+const FLAGS: [(&str, Takes); 8] = [
     ("mount", Takes::Values),
     ("network", Takes::Value),
     ("security", Takes::Value),
     ("device", Takes::Values),
+    ("timeout", Takes::Value),
+    ("retry", Takes::Value),
+    ("memory", Takes::Value),
+    ("cpus", Takes::Value),
 ];
 
 pub(super) fn run(input: &Input<'_>, findings: &mut Findings) -> Option<Kind> {
@@ -36,8 +40,10 @@ pub(super) fn run(input: &Input<'_>, findings: &mut Findings) -> Option<Kind> {
         }
     }
     let devices = flags.values("device");
+    let guards = guards::read(&mut flags, findings);
     let heredocs = input.heredocs.clone();
-    good.then_some(Kind::Run(Run { mounts, network, security, devices, command, heredocs }))
+    let guards = guards.filter(|_| good)?;
+    Some(Kind::Run(Run { mounts, network, security, devices, guards, command, heredocs }))
 }
 
 fn one_of(flag: &str, value: Option<&Word>, allowed: &[&'static str], findings: &mut Findings) -> bool {

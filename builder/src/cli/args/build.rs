@@ -20,7 +20,9 @@ use crate::ui::progress::Mode;
 
 use super::cache::CacheSpec;
 use super::choice::{Call, Entitlement, Epoch, Method, Network, Pull, UserNamespace};
+use super::limits::LimitArgs;
 use super::pair::BuildArg;
+use super::privileges::PrivilegeArgs;
 use super::secret::SecretSpec;
 use super::source::{ContextSource, FileSource, NamedContext};
 use super::ssh::SshSpec;
@@ -148,6 +150,10 @@ pub struct BuildArgs {
     /// Resource limit of RUN, e.g. nofile=1024:4096
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = ulimit::parse, help_heading = STEPS)]
     pub ulimits: Vec<Ulimit>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
+    pub privileges: PrivilegeArgs,
     /// User namespace of RUN: auto or host
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true,
           value_parser = choice::user_namespace, help_heading = STEPS)]

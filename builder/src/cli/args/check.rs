@@ -39,7 +39,7 @@ pub struct CheckArgs {
     /// Report warnings as errors
     #[arg(long)]
     pub error: bool,
-    /// Read what docker reads: look for a Dockerfile only, and run docker's checks only
+    /// Read what docker reads: look for a Dockerfile only, run docker's checks only, and report what is kiln's own
     #[arg(long, conflicts_with = "all")]
     pub strict_dockerfile: bool,
     /// Show safe rewrites as a diff

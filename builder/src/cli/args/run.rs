@@ -10,6 +10,8 @@ use crate::image::platform::Platform;
 use crate::image::reference::{Reference, ReferenceError};
 
 use super::choice::{Network, Pull, UserNamespace};
+use super::limits::LimitArgs;
+use super::privileges::PrivilegeArgs;
 use super::ulimit::Ulimit;
 use super::{amount, choice, pair, ulimit};
 
@@ -50,6 +52,10 @@ pub struct RunArgs {
     /// Resource limit, e.g. nofile=1024:4096
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = ulimit::parse)]
     pub ulimits: Vec<Ulimit>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
+    pub privileges: PrivilegeArgs,
     /// User namespace: auto or host
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true,
           value_parser = choice::user_namespace)]

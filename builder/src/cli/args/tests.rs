@@ -121,6 +121,29 @@ fn help_is_grouped() {
           --userns <MODE>              User namespace of RUN: auto or host
           --jobs <N>                   Steps that run at once [default: one per processor]
 
+    Limits:
+      -m, --memory <SIZE>          Memory of each command, e.g. 2g
+          --memory-swap <SIZE>     Memory and swap together, -1 for any amount of swap [default: twice
+                                   the memory]
+          --cpus <N>               Processors of each command, e.g. 1.5
+      -c, --cpu-shares <N>         Weight of each command among others [default: 1024]
+          --cpu-quota <US>         Processor time in each period, in microseconds
+          --cpu-period <US>        The period, in microseconds [default: 100000]
+          --cpuset-cpus <LIST>     Processors to run on, e.g. 0-3,8
+          --cpuset-mems <LIST>     Memory nodes to use, e.g. 0,1
+          --pids-limit <N>         Processes of each command, -1 for any number
+          --cgroup-parent <GROUP>  Control group in which those of commands are made
+          --resource <NAME=VALUE>  A limit as buildx writes it: memory=2g, memory-swap, cpu-shares,
+                                   cpu-quota, cpu-period, cpuset-cpus or cpuset-mems
+
+    Privileges:
+          --cap-add <CAPABILITY>          Give commands a capability, e.g. NET_ADMIN, or ALL
+          --cap-drop <CAPABILITY>         Take a capability from commands, or ALL
+          --device <PATH[:INSIDE[:rwm]]>  Show commands a device of this machine, e.g. /dev/fuse
+          --security-opt <OPTION>         Security setting: seccomp=FILE, seccomp=unconfined,
+                                          apparmor=PROFILE, label=TYPE:VALUE, label=disable or
+                                          no-new-privileges
+
     Reproducibility:
           --source-date-epoch <TIME>    Time of the build in seconds since 1970, or `context` [env:
                                         SOURCE_DATE_EPOCH]

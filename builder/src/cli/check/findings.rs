@@ -62,6 +62,9 @@ pub(super) fn find(file: &File, settings: &Settings, local: Option<&LocalContext
             .retain(|warning| !diagnostics.iter().any(|error| is_error(error) && error.span == warning.span));
         diagnostics.extend(warnings);
     }
+    if settings.portable {
+        diagnostics.extend(kiln_grammar::portable::extensions(&buildfile));
+    }
     diagnostics.sort_by_key(|found| (found.span.start, !is_error(found)));
     Found { diagnostics, config }
 }

@@ -15,8 +15,8 @@ use crate::image::platform::Platform;
 
 use super::super::args::{DEFAULT_PATH, Environment, is_true};
 use super::super::graph::{
-    ContextKind, CopySource, CopySpec, GitSpec, HttpSpec, ImageRequest, ImageSpec, LocalSpec, Op, Origin,
-    ResolvedImage, Unpack, Vertex, VertexId,
+    ContextKind, CopySource, CopySpec, GitSpec, Guards, HttpSpec, ImageRequest, ImageSpec, LocalSpec, Op,
+    Origin, ResolvedImage, Unpack, Vertex, VertexId,
 };
 use super::super::remote::without_credentials;
 use super::super::site::Site;
@@ -254,7 +254,16 @@ fn source_vertex(
     platform: &Platform,
     origin: Option<Origin>,
 ) -> Vertex {
-    Vertex { op, inputs, name, stage: String::new(), ignore_cache: false, origin, platform: platform.clone() }
+    Vertex {
+        op,
+        inputs,
+        name,
+        stage: String::new(),
+        ignore_cache: false,
+        origin,
+        platform: platform.clone(),
+        guards: Guards::default(),
+    }
 }
 
 fn resolve(

@@ -24,7 +24,7 @@ use crate::image::platform::Platform;
 
 use super::args::{DEFAULT_PATH, Environment, GlobalScope};
 use super::build::GraphBuilder;
-use super::graph::{Op, PlanOptions, PlannedHistory, ResolvedImage, Vertex, VertexId};
+use super::graph::{Guards, Op, PlanOptions, PlannedHistory, ResolvedImage, Vertex, VertexId};
 use super::history::COMMENT;
 use super::paths;
 use super::site::Site;
@@ -213,6 +213,11 @@ impl Lowering<'_, '_> {
 
     /// Adds a vertex that belongs to the current instruction.
     fn add(&mut self, op: Op, inputs: Vec<VertexId>, name: String) -> VertexId {
+        self.add_guarded(op, inputs, name, Guards::default())
+    }
+
+    /// Adds a RUN with its bounds.
+    fn add_guarded(&mut self, op: Op, inputs: Vec<VertexId>, name: String, guards: Guards) -> VertexId {
         let ignore_cache = ignores_cache(self.session.options, self.entry);
         self.session.graph.add(Vertex {
             op,
@@ -222,6 +227,7 @@ impl Lowering<'_, '_> {
             ignore_cache,
             origin: Some(self.site.origin()),
             platform: self.state.platform.clone(),
+            guards,
         })
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Invariants: variables of the command are left to the shell; only `--mount` options are expanded (language.md 1.6).
 
+use std::time::Duration;
+
 use kiln_grammar::ast::{Command, Heredoc, Instruction, Run};
 use kiln_grammar::diagnostic::Diagnostic;
 use kiln_grammar::expand;
 
 use super::super::args::Environment;
-use super::super::graph::{NetworkMode, Op, RunSpec, SecurityMode};
+use super::super::graph::{Guards, NetworkMode, Op, RunSpec, SecurityMode};
 use super::super::history;
 use super::{Lowering, display};
 
@@ -31,8 +33,10 @@ impl Lowering<'_, '_> {
         if let Some(device) = run.devices.first() {
             return Err(self
                 .site
-                .error(device.span, "RUN --device is not supported")
-                .with_hint("take the flag out; steps see the default devices only"));
+                .error(device.span, "RUN --device is not supported: kiln does not know CDI devices")
+                .with_hint(
+                    "take the flag out and show a device of this machine to all steps: --device /dev/NAME",
+                ));
         }
         let command = self.run_command(run, instruction)?;
         let network = self.network(run)?;
@@ -61,6 +65,7 @@ impl Lowering<'_, '_> {
             mounts: mounts.specs,
             network,
             security,
+            privileges: options.privileges.clone(),
             hostname: hostname
                 .filter(|name| !name.is_empty())
                 .cloned()
@@ -70,7 +75,13 @@ impl Lowering<'_, '_> {
             shm_size_bytes: options.shm_size_bytes,
             scripts: command.scripts,
         };
-        self.state.files = self.add(Op::Run(spec), inputs, name);
+        let guards = Guards {
+            timeout: run.guards.timeout_ns.map(Duration::from_nanos),
+            retries: run.guards.retries,
+            memory_bytes: run.guards.memory_bytes,
+            cpus_milli: run.guards.cpus_milli,
+        };
+        self.state.files = self.add_guarded(Op::Run(spec), inputs, name, guards);
         self.record(created_by, Some(self.state.files));
         Ok(())
     }

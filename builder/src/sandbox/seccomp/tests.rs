@@ -9,13 +9,18 @@ const ALLOW: u32 = RETURN_ALLOW;
 const REFUSE: u32 = RETURN_ERRNO | libc::EPERM as u32;
 const MISSING: u32 = RETURN_ERRNO | libc::ENOSYS as u32;
 
-/// Runs a program as the kernel would.
 fn run(program: &[Instruction], audit_arch: u32, number: u32, argument: u64) -> u32 {
+    run_with(program, audit_arch, number, &[argument])
+}
+
+/// Runs a program as the kernel would.
+pub(super) fn run_with(program: &[Instruction], audit_arch: u32, number: u32, arguments: &[u64]) -> u32 {
     let mut data = Vec::new();
     data.extend(number.to_le_bytes());
     data.extend(audit_arch.to_le_bytes());
     data.extend(0u64.to_le_bytes());
-    data.extend(argument.to_le_bytes());
+    data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
+    data.resize(64, 0);
     let (mut at, mut accumulator) = (0usize, 0u32);
     loop {
         let instruction = program[at];
@@ -31,6 +36,12 @@ fn run(program: &[Instruction], audit_arch: u32, number: u32, argument: u64) -> 
                 continue;
             }
             RETURN => return instruction.operand,
+            // The two that only profiles of users need: AND and "greater than".
+            0x54 => {
+                accumulator &= instruction.operand;
+                continue;
+            }
+            0x25 => accumulator > instruction.operand,
             JUMP_EQUAL => accumulator == instruction.operand,
             JUMP_AT_LEAST => accumulator >= instruction.operand,
             JUMP_ANY_BIT => accumulator & instruction.operand != 0,

@@ -1,0 +1,132 @@
+//! RUN for another processor. Needs an emulator on this machine; the programs are made here, instruction by instruction.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::project::{Project, skipped};
+
+/// movz x`register`, #`value`
+fn set(register: u32, value: u32) -> u32 {
+    0xd280_0000 | value << 5 | register
+}
+
+/// adr x`register`, #`distance`, a multiple of four
+fn address(register: u32, distance: u32) -> u32 {
+    0x1000_0000 | distance / 4 << 5 | register
+}
+
+const CALL: u32 = 0xd400_0001;
+const WRITE: u32 = 64;
+const EXIT: u32 = 93;
+const EXECVE: u32 = 221;
+
+/// An ELF program for arm64 of these instructions and, behind them, this text.
+fn program(code: &[u32], text: &[u8]) -> Vec<u8> {
+    const HEADERS: u64 = 64 + 56;
+    const BASE: u64 = 0x40_0000;
+    let size = HEADERS + 4 * code.len() as u64 + text.len() as u64;
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    for half in [2u16, 0xb7] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes());
+    for word in [BASE + HEADERS, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    // One segment, readable and executable.
+    elf.extend(1u32.to_le_bytes());
+    elf.extend(5u32.to_le_bytes());
+    for word in [0, BASE, BASE, size, size, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code.iter().flat_map(|instruction| instruction.to_le_bytes()));
+    elf.extend(text);
+    elf
+}
+
+/// Says hello and exits with `status`.
+fn hello(status: u32) -> Vec<u8> {
+    let text = b"hello from arm64\n";
+    let code = [
+        set(0, 1),
+        address(1, 28),
+        set(2, text.len() as u32),
+        set(8, WRITE),
+        CALL,
+        set(0, status),
+        set(8, EXIT),
+        CALL,
+    ];
+    program(&code, text)
+}
+
+/// Becomes `/hello`.
+fn starter() -> Vec<u8> {
+    program(&[address(0, 20), set(1, 0), set(2, 0), set(8, EXECVE), CALL], b"/hello\0")
+}
+
+fn project(status: u32, run: &str) -> Project {
+    let project = Project::new()
+        .file("hello", hello(status))
+        .file("start", starter())
+        .buildfile(&format!("FROM scratch\nCOPY hello start /\nRUN {run}\n"));
+    for name in ["hello", "start"] {
+        fs::set_permissions(project.context(name), fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    project
+}
+
+/// Whether this machine can run the programs; `kiln info` says so.
+fn emulates() -> bool {
+    let project = Project::new();
+    let info = project.run(&["info", "--json"]).ok();
+    let info: serde_json::Value = serde_json::from_str(&info.stdout).expect("JSON");
+    let can =
+        std::env::consts::ARCH == "aarch64" || info["emulated"].as_str().is_some_and(|s| s.contains("arm64"));
+    if !can {
+        skipped("there is no emulator for arm64 (qemu-user-static)");
+    }
+    can
+}
+
+#[test]
+fn a_step_for_another_processor() {
+    if !emulates() {
+        return;
+    }
+    let project = project(0, "[\"/start\"]");
+    let built = project.build(&["--platform=linux/arm64"]);
+    assert!(built.said("hello from arm64"), "{}", built.log());
+    let image = built.image();
+    assert_eq!(image.config["architecture"], "arm64");
+    let names: Vec<&String> = image.files.keys().collect();
+    assert_eq!(names, ["hello", "start"], "the emulator is in no layer");
+}
+
+#[test]
+fn a_step_for_another_processor_that_fails() {
+    if !emulates() {
+        return;
+    }
+    project(3, "[\"/hello\"]")
+        .build(&["--platform=linux/arm64"])
+        .fails(1, &["exit code: 3", "hello from arm64"]);
+}
+
+#[test]
+fn a_processor_that_cannot_be_run() {
+    let project = project(0, "[\"/hello\"]");
+    let built = project.build_with(&["--platform=linux/wasm"], |_| {});
+    built.fails(
+        1,
+        &[
+            "programs for linux/wasm cannot be run on this machine",
+            "--platform=$BUILDPLATFORM",
+            "Buildfile:3",
+        ],
+    );
+}
