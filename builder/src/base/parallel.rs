@@ -1,6 +1,6 @@
 //! A few things at a time, each on a thread of its own.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Does `work` on every item, at most `at_once` at a time; results in the order of the items.
 pub fn map<'t, T: Sync, R: Send>(items: &'t [T], at_once: usize, work: impl Fn(&'t T) -> R + Sync) -> Vec<R> {
@@ -27,6 +27,25 @@ pub fn map<'t, T: Sync, R: Send>(items: &'t [T], at_once: usize, work: impl Fn(&
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// [`map`] for work that can fail: after a failure nothing new is begun.
+pub fn try_map<'t, T: Sync, R: Send, E: Send>(
+    items: &'t [T],
+    at_once: usize,
+    work: impl Fn(&'t T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let failed = AtomicBool::new(false);
+    let results = map(items, at_once, |item| {
+        if failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let result = work(item);
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        Some(result)
+    });
+    // What was left out comes with a failure, before or after it.
+    results.into_iter().flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +63,17 @@ mod tests {
         assert_eq!(doubled, items.iter().map(|item| item * 2).collect::<Vec<_>>());
         assert!(most.into_inner() <= 3);
         assert!(map(&[] as &[u8], 4, |_| ()).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_begun_after_a_failure() {
+        let begun = AtomicUsize::new(0);
+        let items: Vec<usize> = (0..100).collect();
+        let result = try_map(&items, 1, |item| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            if *item == 3 { Err("three") } else { Ok(*item) }
+        });
+        assert_eq!((result, begun.into_inner()), (Err("three"), 4));
+        assert_eq!(try_map(&items, 4, |item| Ok::<_, ()>(*item)).as_ref(), Ok(&items));
     }
 }

@@ -128,7 +128,7 @@ impl Upload<'_> {
         };
         let epoch = output::cache_epoch(self.request, self.plan);
         let steps = self.steps(target.mode)?;
-        let missing = parallel::map(&steps, AT_ONCE, |step| {
+        let missing = parallel::try_map(&steps, AT_ONCE, |step| {
             let mut tags = Vec::new();
             for key in &step.keys {
                 let tag = Tag::new(key, epoch);
@@ -138,7 +138,7 @@ impl Upload<'_> {
             }
             Ok(Missing { step, tags })
         });
-        let mut missing = missing.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let mut missing = missing.map_err(failed)?;
         missing.retain(|missing| !missing.tags.is_empty());
         let compression = target.compression.unwrap_or_else(|| output::cache_compression(self.request));
         let options = LayerOptions {
@@ -159,10 +159,9 @@ impl Upload<'_> {
             blobs.extend(layers.into_iter().map(|layer| (layer.descriptor.digest, layer)));
         }
         let blobs: Vec<ExportedLayer> = blobs.into_values().collect();
-        let sent = parallel::map(&blobs, BLOBS_AT_ONCE, |layer| self.send(cache, layer, &failed));
-        let sent = sent.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let sent = parallel::try_map(&blobs, BLOBS_AT_ONCE, |layer| self.send(cache, layer, &failed))?;
         let put = |(record, tags): &(Record, Vec<Tag>)| cache::put(cache, tags, record);
-        parallel::map(&records, AT_ONCE, put).into_iter().collect::<Result<(), _>>().map_err(failed)?;
+        parallel::try_map(&records, AT_ONCE, put).map_err(failed)?;
         let layers = sent.iter().filter(|sent| **sent).count();
         Ok(format!("{} of {} steps were new, {layers} layers were sent", records.len(), steps.len()))
     }

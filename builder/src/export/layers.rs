@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::DiffId;
+use crate::base::parallel;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::blob::LayerSink;
 use crate::layer::compress::{self, Compression};
@@ -101,6 +102,9 @@ pub fn export_above(
     bottom: usize,
     options: &LayerOptions,
 ) -> Result<Vec<ExportedLayer>, LayerError> {
+    if options.absent == Absent::Fetch {
+        fetch_absent(snapshots, state.layers.get(bottom..).unwrap_or_default(), options)?;
+    }
     let mut exported = Vec::with_capacity(state.layers.len());
     for index in bottom..state.layers.len() {
         if options.cancel.is_cancelled() {
@@ -147,6 +151,28 @@ fn one(
     write(store, snapshots, below, layer, options)
 }
 
+/// Fetches the blobs that will do as they are, a few at a time.
+fn fetch_absent(
+    snapshots: &Snapshots<'_>,
+    layers: &[LayerRef],
+    options: &LayerOptions,
+) -> Result<(), LayerError> {
+    const AT_ONCE: usize = 4;
+    let wanted = layers.iter().filter(|layer| {
+        snapshots.pending_blob(&layer.snapshot).is_some_and(|pending| {
+            pending.epoch.is_none_or(|epoch| epoch == options.epoch) && will_do(&pending.compressor, options)
+        })
+    });
+    let wanted: Vec<&LayerRef> = wanted.collect();
+    parallel::try_map(&wanted, AT_ONCE, |layer| snapshots.fetch_pending(&layer.snapshot))?;
+    Ok(())
+}
+
+/// Whether a blob need not be compressed again.
+fn will_do(compressor: &str, options: &LayerOptions) -> bool {
+    compressor == options.compression.compressor_id() || compressor == "original" && !options.force
+}
+
 /// A layer that is not here.
 fn absent(
     store: &Store,
@@ -157,7 +183,7 @@ fn absent(
 ) -> Result<ExportedLayer, LayerError> {
     let PendingBlob { diff_id, compressor, blob, .. } = pending;
     let wanted = options.compression.compressor_id();
-    if compressor == wanted || compressor == "original" && !options.force {
+    if will_do(&compressor, options) {
         if options.absent == Absent::Fetch {
             snapshots.fetch_pending(&layer.snapshot)?;
         }

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::base::cancel::CancelToken;
 use crate::base::digest::{DiffId, Digest, KeyHasher};
 use crate::base::events::{Event, EventSink, StepNumber};
+use crate::base::parallel;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::compress::decompressor;
 use crate::plan::graph::{ImageLayer, ImageSpec, ResolvedImage};
@@ -110,25 +111,7 @@ pub(super) fn identity(diff_ids: &[DiffId]) -> Digest {
 /// Makes sure that the blobs of these layers are in the store, a few at a time.
 fn fetch_all(image: &ResolvedImage, layers: &[&ImageLayer], context: &Context<'_>) -> Result<(), OpError> {
     const AT_ONCE: usize = 4;
-    let queue = std::sync::Mutex::new(layers.iter());
-    let results: Vec<Result<(), OpError>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE.min(layers.len()))
-            .map(|_| {
-                scope.spawn(|| {
-                    loop {
-                        let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
-                        let Some(layer) = next else { return Ok(()) };
-                        fetch(image, layer, context)?;
-                    }
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    results.into_iter().collect()
+    parallel::try_map(layers, AT_ONCE, |layer| fetch(image, layer, context)).map(drop)
 }
 
 /// Makes sure that the blob of a layer is in the store.

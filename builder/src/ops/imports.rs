@@ -222,8 +222,7 @@ impl<'a> Imports<'a> {
             let known = keys.len() > 1 && self.setup.store.database().step(key)?.is_some();
             Ok((*key, known, if known { None } else { self.find(key)? }))
         };
-        for answer in parallel::map(keys, LOOKUPS_AT_ONCE, find) {
-            let (key, known, hit) = answer?;
+        for (key, known, hit) in parallel::try_map(keys, LOOKUPS_AT_ONCE, find)? {
             if !known {
                 self.state().answers.entry(key).or_insert(hit);
             }
@@ -527,7 +526,7 @@ impl Pending for Imports<'_> {
         let mut layers: Vec<Arc<Layer>> = below.filter(|layer| *layer.stage() != Stage::Here).collect();
         layers.push(top);
         let transfer = |layer: &Arc<Layer>| self.transfer(layer).map_err(|error| self.lost(layer, error));
-        parallel::map(&layers, BLOBS_AT_ONCE, transfer).into_iter().collect::<Result<(), _>>()?;
+        parallel::try_map(&layers, BLOBS_AT_ONCE, transfer)?;
         layers.iter().try_for_each(|layer| self.unpack(layer).map_err(|error| self.lost(layer, error)))
     }
 
