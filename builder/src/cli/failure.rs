@@ -6,6 +6,7 @@ use crate::build::BuildError;
 use crate::cache::CacheError;
 use crate::ops::OpError;
 use crate::sandbox::runner::SandboxError;
+use crate::snapshot::pending::LostLayer;
 use crate::store::StoreError;
 use crate::ui::failure::{Failure, Kind, Place, StepTail};
 use crate::ui::progress::Progress;
@@ -98,6 +99,9 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
 fn kind(error: &BuildError) -> Kind {
     if is_full_disk(error) {
         return Kind::Resources;
+    }
+    if LostLayer::among(error).is_some() {
+        return Kind::Network;
     }
     match error {
         BuildError::Registry(_) => Kind::Network,

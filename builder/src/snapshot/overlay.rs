@@ -34,7 +34,7 @@ pub enum SnapshotError {
     #[error("the file system has {count} layers; kiln stacks at most {MAX_LAYERS}")]
     TooManyLayers { count: usize },
     // Not transparent: the layer has to stay visible among the causes.
-    #[error("cannot bring a layer of the cache")]
+    #[error("cannot bring a layer that is not on this machine yet")]
     Lost(#[from] LostLayer),
     #[error("cannot {action} the snapshot `{}`", path.display())]
     Io {
