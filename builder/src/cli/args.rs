@@ -76,9 +76,11 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build an image
-    #[command(visible_alias = "b")]
+    // As with docker, the last one of an option given twice holds: scripts add to lines that have it already.
+    #[command(visible_alias = "b", args_override_self = true)]
     Build(Box<BuildArgs>),
     /// Run a command in a new container of an image
+    #[command(args_override_self = true)]
     Run(Box<RunArgs>),
     /// List images
     Images(ImagesArgs),

@@ -218,7 +218,7 @@ pub(super) fn defaults(
     let servers: Vec<String> = dns.iter().map(ToString::to_string).collect();
     let dns =
         DnsOverrides::parse(&servers, search, options).map_err(|e| Failure::from_error(Kind::Usage, &e))?;
-    Ok(RunDefaults { hosts, dns, ..RunDefaults::default() })
+    Ok(RunDefaults { hosts, dns, programs: super::session::program_directories(), ..RunDefaults::default() })
 }
 
 /// Adds limits and privileges.

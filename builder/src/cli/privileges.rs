@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::args::privileges::{Device, PrivilegeArgs, SecurityOption};
 use crate::base::digest::Digest;
+use crate::image::platform::Platform;
 use crate::plan::graph::Privileges;
 use crate::sandbox::seccomp::profile::{self, Circumstances};
 use crate::sandbox::spec::SandboxLabels;
@@ -123,7 +124,9 @@ fn seccomp(path: &Path, capabilities: CapabilitySet) -> Result<(Vec<u8>, Program
     }
     let uname = rustix::system::uname();
     let kernel = uname.release().to_string_lossy();
-    let program = profile::compile(&text, &Circumstances { capabilities, kernel: &kernel }).map_err(|e| {
+    let host = Platform::host();
+    let circumstances = Circumstances { architecture: &host.architecture, capabilities, kernel: &kernel };
+    let program = profile::compile(&text, &circumstances).map_err(|e| {
         Failure::from_error(Kind::Usage, &e)
             .with_hint(format!("`{}` has to be a profile as docker takes it", path.display()))
     })?;

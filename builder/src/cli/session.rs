@@ -89,6 +89,13 @@ fn is_initial_namespace() -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// The directories of PATH.
+pub(super) fn program_directories() -> Vec<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .filter(|dir| dir.is_absolute())
+        .collect()
+}
+
 /// Opens the store.
 pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
     Store::open(root).map_err(|error| super::failure::of_store(&error))

@@ -141,7 +141,7 @@ fn limits() -> String {
 }
 
 fn emulated() -> String {
-    let found = emulate::emulated(&Platform::host());
+    let found = emulate::emulated(&Platform::host().architecture, &session::program_directories());
     if found.is_empty() { "nothing; qemu-user-static would help".to_owned() } else { found.join(", ") }
 }
 

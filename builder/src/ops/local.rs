@@ -64,6 +64,8 @@ pub struct RunDefaults {
     pub secrets: BTreeMap<String, SecretSource>,
     /// `--ssh`.
     pub agents: BTreeMap<String, Agent>,
+    /// Directories of PATH, where emulators may be.
+    pub programs: Vec<PathBuf>,
     /// `--memory`, `--cpus` and so on.
     pub limits: Limits,
     /// `--cgroup-parent`.

@@ -163,7 +163,11 @@ impl Prepared {
     /// With what programs of another processor need.
     fn for_platform(executor: &LocalExecutor<'_>, platform: &Platform) -> Result<Self, OpError> {
         let mut prepared = Self::default();
-        match emulate::support(&executor.host, platform) {
+        match emulate::support(
+            &executor.host.architecture,
+            &platform.architecture,
+            &executor.defaults.programs,
+        ) {
             Support::Native | Support::Registered => {}
             Support::Own(handler) => prepared.handler = Some(handler),
             Support::Visible(interpreter) => {

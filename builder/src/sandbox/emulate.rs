@@ -15,13 +15,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::platform::Platform;
-
 /// Where the kernel lists its handlers.
 const HANDLERS: &str = "/proc/sys/fs/binfmt_misc";
 /// The first kernel where a user namespace can have handlers of its own.
 const NAMESPACED_SINCE: (u32, u32) = (6, 7);
-/// Where emulators are looked for beside PATH.
+/// Where emulators are looked for beside the directories of the caller.
 const DIRECTORIES: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 /// Bytes of an ELF header that say for which processor a program is.
 const HEADER_BYTES: usize = 20;
@@ -104,22 +102,20 @@ impl Machine {
     }
 }
 
-/// How programs of `platform` can be run on `host`.
-pub fn support(host: &Platform, platform: &Platform) -> Support {
-    let native = host.architecture == platform.architecture
-        || matches!((host.architecture.as_str(), platform.architecture.as_str()), ("amd64", "386"));
-    if native {
+/// How programs for `architecture` (in the words of image configs) can be run on `host`; emulators are looked for in
+/// `directories` first.
+pub fn support(host: &str, architecture: &str, directories: &[PathBuf]) -> Support {
+    if host == architecture || matches!((host, architecture), ("amd64", "386")) {
         return Support::Native;
     }
-    let Some(machine) = Machine::of(&platform.architecture) else {
-        return Support::Missing(format!("kiln knows no emulator for {}", platform.architecture));
+    let Some(machine) = Machine::of(architecture) else {
+        return Support::Missing(format!("kiln knows no emulator for {architecture}"));
     };
     let registered = registered(Path::new(HANDLERS), machine);
     if let Some(Entry { is_open: true, .. }) = &registered {
         return Support::Registered;
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(DIRECTORIES.map(PathBuf::from));
+    let directories = directories.iter().cloned().chain(DIRECTORIES.map(PathBuf::from));
     let found = emulator(directories, machine.qemu);
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
@@ -135,10 +131,9 @@ pub fn support(host: &Platform, platform: &Platform) -> Support {
 }
 
 /// Architectures that are no native ones and can be run, for `kiln info`.
-pub fn emulated(host: &Platform) -> Vec<&'static str> {
+pub fn emulated(host: &str, directories: &[PathBuf]) -> Vec<&'static str> {
     let usable = |architecture: &&str| {
-        let platform = Platform::new("linux", architecture, "");
-        !matches!(support(host, &platform), Support::Native | Support::Missing(_))
+        !matches!(support(host, architecture, directories), Support::Native | Support::Missing(_))
     };
     MACHINES.iter().map(|machine| machine.architecture).filter(usable).collect()
 }
@@ -317,8 +312,7 @@ mod tests {
         assert!(kernel_at_least("6.18.4-x", (6, 7)) && kernel_at_least("7.0", (6, 7)));
         assert!(!kernel_at_least("6.6.30", (6, 7)) && !kernel_at_least("x", (6, 7)));
         assert!(!is_static(Path::new("/etc/passwd")) && !is_static(Path::new("/none")));
-        let host = Platform::host();
-        assert_eq!(support(&host, &host), Support::Native);
-        assert!(matches!(support(&host, &Platform::new("linux", "vax", "")), Support::Missing(_)));
+        assert_eq!(support("arm64", "arm64", &[]), Support::Native);
+        assert!(matches!(support("amd64", "vax", &[]), Support::Missing(_)));
     }
 }

@@ -7,12 +7,12 @@ use crate::project::{Project, skipped};
 
 /// movz x`register`, #`value`
 fn set(register: u32, value: u32) -> u32 {
-    0xd280_0000 | value << 5 | register
+    0xd280_0000 | (value << 5) | register
 }
 
 /// adr x`register`, #`distance`, a multiple of four
 fn address(register: u32, distance: u32) -> u32 {
-    0x1000_0000 | distance / 4 << 5 | register
+    0x1000_0000 | ((distance / 4) << 5) | register
 }
 
 const CALL: u32 = 0xd400_0001;

@@ -260,6 +260,14 @@ fn the_time_of_the_build_has_an_order() {
 }
 
 #[test]
+fn the_last_one_of_an_option_holds() {
+    let args =
+        build(&["--progress=plain", "--target=a", "--progress=quiet", "--target", "b", "-t", "x", "-t", "y"]);
+    assert_eq!((args.progress, args.target.as_deref()), (Mode::Quiet, Some("b")));
+    assert_eq!(args.tags.len(), 2, "lists grow");
+}
+
+#[test]
 fn called_as_build() {
     for name in ["build", "/usr/local/bin/build"] {
         let cli = parsed_in(&[name, "-t", "x", "dir"], &[]).unwrap();

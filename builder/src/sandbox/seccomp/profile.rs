@@ -107,6 +107,8 @@ struct Filter {
 /// What decides about the rules that depend on it.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
+    /// The machine's, in the words of image configs.
+    pub architecture: &'a str,
     /// Capabilities of the command.
     pub capabilities: CapabilitySet,
     /// `uname -r`.
@@ -173,13 +175,16 @@ fn action(name: &str, errno: Option<u16>) -> Result<u32, ProfileError> {
 }
 
 fn applies(rule: &Rule, circumstances: &Circumstances<'_>) -> Result<bool, ProfileError> {
-    let native = crate::image::platform::Platform::host().architecture;
+    let native = circumstances.architecture;
     let has = |name: &String| {
         CapabilitySet::parse(name).is_ok_and(|capability| circumstances.capabilities.intersects(capability))
     };
     if let Some(needed) = &rule.includes {
         let capable = needed.caps.iter().flatten().all(has);
-        let here = needed.arches.as_ref().is_none_or(|list| list.is_empty() || list.contains(&native));
+        let here = needed
+            .arches
+            .as_ref()
+            .is_none_or(|list| list.is_empty() || list.iter().any(|arch| arch == native));
         if !capable || !here || !new_enough(needed.min_kernel.as_deref(), circumstances.kernel)? {
             return Ok(false);
         }
@@ -187,7 +192,7 @@ fn applies(rule: &Rule, circumstances: &Circumstances<'_>) -> Result<bool, Profi
     let Some(excluded) = &rule.excludes else { return Ok(true) };
     let new =
         excluded.min_kernel.is_some() && new_enough(excluded.min_kernel.as_deref(), circumstances.kernel)?;
-    let here = excluded.arches.iter().flatten().any(|arch| *arch == native);
+    let here = excluded.arches.iter().flatten().any(|arch| arch == native);
     Ok(!new && !here && !excluded.caps.iter().flatten().any(has))
 }
 

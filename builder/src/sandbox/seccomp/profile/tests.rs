@@ -9,7 +9,9 @@ const REFUSE: u32 = RETURN_ERRNO | libc::EPERM as u32;
 const MISSING: u32 = RETURN_ERRNO | libc::ENOSYS as u32;
 
 fn compiled(json: &str) -> Result<Program, ProfileError> {
-    compile(json.as_bytes(), &Circumstances { capabilities: CapabilitySet::DEFAULT, kernel: "6.1.0-9-amd64" })
+    let capabilities = CapabilitySet::DEFAULT;
+    let circumstances = Circumstances { architecture: "amd64", capabilities, kernel: "6.1.0-9-amd64" };
+    compile(json.as_bytes(), &circumstances)
 }
 
 fn decide(program: &Program, arch: u32, number: u32, arguments: &[u64]) -> u32 {
