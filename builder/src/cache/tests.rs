@@ -181,6 +181,18 @@ fn many_writers_lose_nothing() {
 }
 
 #[test]
+fn a_registry_that_wants_a_login_gets_it_for_reading_and_writing() {
+    let registry = FakeRegistry::start();
+    registry.require_tokens(None);
+    let open = || Location::Registry(registry.reference("me/cache:x")).open(&client());
+    put_record(&*open(), &[Tag::new(&key("a"), None)], &record(&["a"], None, &[LAYER]), &[LAYER]);
+    let reader = open();
+    assert!(find(&*reader, &key("a"), None).unwrap().is_some());
+    registry.expire_tokens();
+    assert_eq!(find(&*reader, &key("b"), None).unwrap(), None);
+}
+
+#[test]
 fn a_registry_out_of_reach_is_not_a_bad_step() {
     let registry = FakeRegistry::start();
     registry.fault(|_| Some(crate::net::fake_server::Reply::new(403, "")));

@@ -15,34 +15,35 @@
 //! - the snapshot of a layer that is not here has its final name, and a row only once it is complete;
 //! - a step is stored under its keys only when all its layers are here.
 
+mod layers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use layers::{Layer, Origin};
+
 use super::OpError;
 use super::commit::scratch;
-use super::image::{self, Context, LayerFetcher};
+use super::image::{self, LayerFetcher};
 use crate::base::cancel::CancelToken;
 use crate::base::causes::one_line;
 use crate::base::digest::{CacheKey, DiffId, Digest, KeyHasher};
-use crate::base::events::{Event, EventSink, Outcome, StepNumber};
+use crate::base::events::{EventSink, StepNumber};
 use crate::base::parallel;
 use crate::cache::record::Record;
 use crate::cache::{self, Cache};
-use crate::image::manifest::Descriptor;
+use crate::image::reference::Reference;
 use crate::plan::graph::{ImageLayer, ResolvedImage};
 use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
-use crate::snapshot::pending::{LostLayer, Pending, PendingBlob};
+use crate::snapshot::pending::{LostLayer, PendingBlob};
+use crate::store::Store;
 use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult, Trail};
-use crate::store::{Store, StoreError};
 
 /// Questions at a time.
 const LOOKUPS_AT_ONCE: usize = 16;
-/// Blobs at a time.
-const BLOBS_AT_ONCE: usize = 4;
 /// Most records whose badness is told one by one.
 const MAX_TOLD: usize = 5;
 
@@ -91,8 +92,8 @@ struct State {
     answers: BTreeMap<CacheKey, Option<Hit>>,
     /// Caches that are left out since they failed.
     down: BTreeSet<usize>,
-    /// Keys whose artifact is bad.
-    bad: BTreeSet<CacheKey>,
+    /// Caches and keys whose artifact there is bad.
+    bad: BTreeSet<(usize, CacheKey)>,
     /// Names of snapshots by what they are called in the store's table of chains.
     names: BTreeMap<Digest, SnapshotId>,
     layers: BTreeMap<SnapshotId, Arc<Layer>>,
@@ -114,46 +115,6 @@ struct Unsaved {
     result: StepResult,
     name: String,
     took_ms: u64,
-}
-
-/// A layer that was not here when it was found.
-struct Layer {
-    id: SnapshotId,
-    below: Vec<LayerRef>,
-    /// In the store's table of chains.
-    chain: Digest,
-    what: PendingBlob,
-    origin: Origin,
-    /// Held while it is fetched or unpacked, so that this happens once.
-    stage: Mutex<Stage>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Elsewhere,
-    /// The blob is in the store.
-    Fetched,
-    /// The blob is that of the layer, and on record.
-    Verified,
-    /// The snapshot is complete.
-    Here,
-}
-
-enum Origin {
-    /// Number of the cache.
-    Cache(usize),
-    Image(Arc<ResolvedImage>, ImageLayer),
-}
-
-impl Layer {
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn descriptor(&self) -> Descriptor {
-        let BlobRecord { media_type, digest, size_bytes } = &self.what.blob;
-        Descriptor::new(media_type, *digest, *size_bytes)
-    }
 }
 
 impl<'a> Imports<'a> {
@@ -236,22 +197,26 @@ impl<'a> Imports<'a> {
             if self.setup.cancel.is_cancelled() {
                 return Err(OpError::Cancelled);
             }
-            if self.state().down.contains(&number) {
+            let state = self.state();
+            if state.down.contains(&number) || state.bad.contains(&(number, *key)) {
                 continue;
             }
+            drop(state);
             match cache::find(&**cache, key, self.setup.epoch) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
                     let record = Arc::new(record);
                     match self.adopt(number, &record)? {
                         Some(result) => return Ok(Some(Hit { cache: number, record, result })),
-                        None => {
-                            self.refuse(key, &format!("a step in `{}` stands on another base", cache.name()))
-                        }
+                        None => self.refuse(
+                            number,
+                            key,
+                            &format!("a step in `{}` stands on another base", cache.name()),
+                        ),
                     }
                 }
                 Err(_) if self.setup.cancel.is_cancelled() => return Err(OpError::Cancelled),
-                Err(error) if error.is_about_one_step() => self.refuse(key, &one_line(&error)),
+                Err(error) if error.is_about_one_step() => self.refuse(number, key, &one_line(&error)),
                 Err(error) => {
                     if self.state().down.insert(number) {
                         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -264,13 +229,13 @@ impl<'a> Imports<'a> {
         Ok(None)
     }
 
-    fn refuse(&self, key: &CacheKey, why: &str) {
+    fn refuse(&self, cache: usize, key: &CacheKey, why: &str) {
         let mut state = self.state();
-        state.bad.insert(*key);
+        state.bad.insert((cache, *key));
         let count = state.bad.len();
         drop(state);
         if count <= MAX_TOLD {
-            self.setup.events.warn(format!("a cached step is refused, and runs: {why}"));
+            self.setup.events.warn(format!("a cached step is refused: {why}"));
         }
     }
 
@@ -343,9 +308,7 @@ impl<'a> Imports<'a> {
             return Ok(id);
         }
         let id = SnapshotId(store.fresh_name()?);
-        let below = below.to_vec();
-        let stage = Mutex::new(Stage::Elsewhere);
-        let layer = Arc::new(Layer { id: id.clone(), below, chain, what, origin, stage });
+        let layer = Arc::new(Layer::new(id.clone(), below.to_vec(), chain, what, origin));
         let mut state = self.state();
         // Another thread may have named it meanwhile.
         if let Some(id) = state.names.get(&chain) {
@@ -384,173 +347,54 @@ impl<'a> Imports<'a> {
 
     /// Whether the artifact of a key is there and bad, so that another one should take its place.
     pub fn is_bad(&self, key: &CacheKey) -> bool {
-        self.state().bad.contains(key)
+        self.state().bad.iter().any(|(_, bad)| bad == key)
     }
 
     /// Repositories that have blobs of this build.
-    pub fn repositories(&self) -> Vec<crate::image::reference::Reference> {
+    pub fn repositories(&self) -> Vec<Reference> {
         self.setup.caches.iter().filter_map(|cache| cache.repository().cloned()).collect()
     }
 
-    /// Forgets every record that names the lost layer among the causes of `error`. False when there is none, so that
-    /// building again would come to the same end.
+    /// Forgets every record that names the lost layer among the causes of `error`, or all of its cache when that is
+    /// out of reach by now. False when there is none, so that building again would come to the same end.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub fn discredit(&self, error: &(dyn Error + 'static)) -> Result<bool, OpError> {
         let Some(lost) = LostLayer::among(error).filter(|lost| lost.of_cache) else { return Ok(false) };
-        let hits: Vec<(CacheKey, Hit)> = {
-            let mut state = self.state();
-            // Names are given anew: what has been brought meanwhile is found in the store.
-            state.names.clear();
-            state.layers.clear();
-            state.unsaved.clear();
-            state.answers.iter().filter_map(|(key, hit)| Some((*key, hit.clone()?))).collect()
-        };
-        let mut any = false;
-        for (key, mut hit) in hits {
-            if hit.record.layers.iter().any(|layer| layer.digest == lost.digest) {
-                any = true;
-                let mut state = self.state();
-                state.bad.insert(key);
-                state.answers.insert(key, None);
-            } else if let Some(result) = self.adopt(hit.cache, &hit.record)? {
-                hit.result = result;
-                self.state().answers.insert(key, Some(hit));
-            }
-        }
-        if any {
-            self.setup.events.warn(format!("cached steps are refused, and run: {}", one_line(lost)));
-        }
-        Ok(any)
-    }
-
-    fn context(&self) -> Context<'_> {
-        Context {
-            store: self.setup.store,
-            snapshots: &self.snapshots,
-            fetcher: self.setup.fetcher,
-            events: &self.setup.events,
-            cancel: &self.setup.cancel,
-            ownership: self.setup.ownership,
-            step: self.setup.step,
-        }
-    }
-
-    /// Shows transfers as a step of their own, from the first one on.
-    fn start(&self) {
         let mut state = self.state();
-        if state.started.is_none() {
-            state.started = Some(Instant::now());
-            drop(state);
-            let step = self.setup.step;
-            let name = "fetching cached layers".to_owned();
-            self.setup.events.send(Event::Planned { step, name });
-            self.setup.events.send(Event::Started { step });
+        let origin = state.layers.values().find(|layer| layer.what.blob.digest == lost.digest);
+        let Some(Origin::Cache(number)) = origin.map(|layer| &layer.origin) else { return Ok(false) };
+        let number = *number;
+        let out_of_reach = matches!(
+            lost.source.downcast_ref(),
+            Some(OpError::Cache(error)) if !error.is_about_one_step()
+        );
+        // Names are given anew: what has been brought meanwhile is found in the store.
+        state.names.clear();
+        state.layers.clear();
+        state.unsaved.clear();
+        // Without an answer a key is asked for again, of the caches that are left.
+        let answers = std::mem::take(&mut state.answers);
+        if out_of_reach {
+            state.down.insert(number);
         }
-    }
-
-    /// Ends the step of the transfers, when there were any.
-    pub fn finish(&self) {
-        if let Some(started) = self.state().started.take() {
-            let (step, took) = (self.setup.step, started.elapsed());
-            self.setup.events.send(Event::Finished { step, outcome: Outcome::Done, took });
+        drop(state);
+        for (key, answer) in answers {
+            let answer = match answer {
+                Some(hit) if hit.cache == number && out_of_reach => continue,
+                Some(hit) if hit.record.layers.iter().any(|layer| layer.digest == lost.digest) => {
+                    self.state().bad.insert((hit.cache, key));
+                    continue;
+                }
+                Some(hit) => self.adopt(hit.cache, &hit.record)?.map(|result| Hit { result, ..hit }),
+                None => None,
+            };
+            self.state().answers.insert(key, answer);
         }
-    }
-
-    fn pending(&self, id: &SnapshotId) -> Option<Arc<Layer>> {
-        self.state().layers.get(id).cloned()
-    }
-
-    fn lost(&self, layer: &Layer, error: OpError) -> LostLayer {
-        let of_cache =
-            matches!(layer.origin, Origin::Cache(_)) && !is_ours(&error) && !self.setup.cancel.is_cancelled();
-        LostLayer { digest: layer.what.blob.digest, of_cache, source: Box::new(error) }
-    }
-
-    /// Makes sure that the blob is in the store.
-    fn transfer(&self, layer: &Layer) -> Result<(), OpError> {
-        let mut stage = layer.stage();
-        if *stage >= Stage::Fetched {
-            return Ok(());
-        }
-        let (store, blob) = (self.setup.store, &layer.what.blob);
-        self.start();
-        match &layer.origin {
-            Origin::Image(image, at) => image::fetch(image, at, &self.context())?,
-            Origin::Cache(_) if store.blob_size(&blob.digest) == Some(blob.size_bytes) => {}
-            Origin::Cache(number) => {
-                let incoming = store.incoming_blob()?;
-                let mut writer = incoming.writer()?;
-                let progress = |done_bytes| {
-                    self.setup.events.send(Event::Progress {
-                        step: self.setup.step,
-                        what: format!("sha256:{}", blob.digest.short()),
-                        done_bytes,
-                        total_bytes: Some(blob.size_bytes),
-                    });
-                };
-                let cache = self.setup.caches.get(*number).ok_or(OpError::Cancelled)?;
-                cache.blob(&layer.descriptor(), &mut writer, &progress).map_err(Box::new)?;
-                store.commit_blob(incoming, writer, Some(&blob.digest))?;
-            }
-        }
-        *stage = Stage::Fetched;
-        Ok(())
-    }
-
-    fn unpack(&self, layer: &Layer) -> Result<(), OpError> {
-        let mut stage = layer.stage();
-        if *stage == Stage::Here {
-            return Ok(());
-        }
-        let PendingBlob { diff_id, epoch, compressor, blob } = &layer.what;
-        let begun = self.snapshots.begin_as(layer.id.clone(), &layer.below)?;
-        let id = image::unpack_into(begun, &blob.digest, *diff_id, &layer.below, &self.context())?;
-        let database = self.setup.store.database();
-        database.add_blob(diff_id, compressor, blob)?;
-        match epoch {
-            Some(epoch) => database.add_layer(&id, *epoch, diff_id)?,
-            None => database.add_image_layer(&id, diff_id)?,
-        }
-        database.claim_chain(&layer.chain, &id)?;
-        *stage = Stage::Here;
-        Ok(())
-    }
-}
-
-impl Pending for Imports<'_> {
-    fn bring(&self, id: &SnapshotId) -> Result<(), LostLayer> {
-        let Some(top) = self.pending(id) else { return Ok(()) };
-        if *top.stage() == Stage::Here {
-            return Ok(());
-        }
-        let below = top.below.iter().filter_map(|layer| self.pending(&layer.snapshot));
-        let mut layers: Vec<Arc<Layer>> = below.filter(|layer| *layer.stage() != Stage::Here).collect();
-        layers.push(top);
-        let transfer = |layer: &Arc<Layer>| self.transfer(layer).map_err(|error| self.lost(layer, error));
-        parallel::try_map(&layers, BLOBS_AT_ONCE, transfer)?;
-        layers.iter().try_for_each(|layer| self.unpack(layer).map_err(|error| self.lost(layer, error)))
-    }
-
-    fn blob(&self, id: &SnapshotId) -> Option<PendingBlob> {
-        let layer = self.pending(id)?;
-        let here = *layer.stage() == Stage::Here;
-        (!here).then(|| layer.what.clone())
-    }
-
-    fn fetch(&self, id: &SnapshotId) -> Result<(), LostLayer> {
-        let Some(layer) = self.pending(id) else { return Ok(()) };
-        let fetch = || -> Result<(), OpError> {
-            self.transfer(&layer)?;
-            let mut stage = layer.stage();
-            if *stage < Stage::Verified {
-                let PendingBlob { diff_id, compressor, blob, .. } = &layer.what;
-                // On record means: whoever wants this layer made by this compressor may take the blob.
-                image::verify(self.setup.store, &blob.digest, *diff_id, &self.setup.cancel)?;
-                self.setup.store.database().add_blob(diff_id, compressor, blob)?;
-                *stage = Stage::Verified;
-            }
-            Ok(())
-        };
-        fetch().map_err(|error| self.lost(&layer, error))
+        let what = if out_of_reach { "a cache is left out" } else { "cached steps are refused" };
+        self.setup.events.warn(format!("{what}: {}", one_line(lost)));
+        Ok(true)
     }
 }
 
@@ -569,20 +413,4 @@ fn imported_identity(diff_ids: &[DiffId], epoch: Option<i64>) -> Digest {
         hasher.digest(&diff_id.0);
     }
     hasher.finish()
-}
-
-/// Whether this machine's disk or database is at fault rather than what a cache sent.
-fn is_ours(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| (*error).source()).any(|cause| {
-        let store = cause.downcast_ref::<OpError>().and_then(|error| match error {
-            OpError::Store(error) => Some(error),
-            _ => None,
-        });
-        store
-            .or(cause.downcast_ref())
-            .is_some_and(|error: &StoreError| !matches!(error, StoreError::WrongDigest { .. }))
-            || cause.downcast_ref::<io::Error>().is_some_and(|error| {
-                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            })
-    })
 }

@@ -340,6 +340,31 @@ fn a_cache_out_of_reach_is_a_warning() {
 }
 
 #[test]
+fn a_registry_that_fails_in_the_middle_is_left_out() {
+    let registry = Registry::start();
+    let (Some(one), Some(two)) = (machine(), machine()) else { return };
+    one.build(&[&to(&registry, "max")]).succeeds();
+    registry.content().broken.insert("/app/cache/blobs/".to_owned(), 403);
+    let built = two.build(&[&from(&registry)]);
+    assert_eq!(built.executed().len(), STEPS, "{}", built.log());
+    assert_eq!(built.log().matches("is left out").count(), 1, "{}", built.log());
+    assert_eq!(built.image().text("out"), "tool\na\nb\n1\n");
+}
+
+#[test]
+fn caches_are_asked_in_order_and_stand_in_for_one_another() {
+    let (empty, broken, full) = (Registry::start(), Registry::start(), Registry::start());
+    let (Some(one), Some(two)) = (machine(), machine()) else { return };
+    let first = one.build(&[&to(&broken, "max"), &to(&full, "max")]);
+    let last = layers(&first)[4].clone();
+    broken.content().blobs.remove(&("app/cache".to_owned(), last.clone()));
+    let built = two.build(&[&from(&empty), &from(&broken), &from(&full)]);
+    assert_eq!(built.executed(), Vec::<String>::new(), "{}", built.log());
+    assert_eq!(built.image().digest, first.image().digest);
+    assert!(full.blobs_read(0).contains(&last), "the last cache had what the one before has lost");
+}
+
+#[test]
 fn a_registry_that_is_not_there_is_a_warning() {
     let Some(project) = Project::with_base() else { return };
     let project = project.buildfile("FROM base\nRUN echo ran\n");
