@@ -176,7 +176,7 @@ impl Writer<'_> {
                 if built.blobs().iter().all(|blob| self.is_here(blob)) {
                     self.keep(&built, &names)?;
                 } else {
-                    self.forget(&names)?;
+                    self.refer(&built, &names)?;
                 }
             }
             OutputKind::CacheOnly | OutputKind::Local | OutputKind::Tar => {}
@@ -215,10 +215,15 @@ impl Writer<'_> {
         self.environment.store.blob_size(&blob.digest) == Some(blob.size)
     }
 
-    /// Takes the names from images that had them: this one is in its registry only, and `FROM` shall find it there.
-    fn forget(&self, names: &[Reference]) -> Result<(), BuildError> {
-        for name in names {
-            self.environment.store.database().unname_image(&name.to_string())?;
+    /// Has the names stand for an image whose layers are in its registry only: none in the store has them any more, and
+    /// `FROM` finds this one.
+    fn refer(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        let database = self.environment.store.database();
+        for name in names.iter().map(Reference::to_string) {
+            database.unname_image(&name)?;
+            for image in &built.images {
+                database.set_resolved(&name, &image.platform.to_string(), &image.descriptor.digest)?;
+            }
         }
         Ok(self.environment.store.write_index()?)
     }

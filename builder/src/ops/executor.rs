@@ -103,13 +103,7 @@ pub trait Executor: Sync {
 
     /// What [`Executor::contents`] gave, as other machines know it; `None` when that is the same. Differs where an
     /// input came from a remote cache, whose word about identities is not taken here.
-    fn shared_contents(
-        &self,
-        _graph: &Graph,
-        _id: VertexId,
-        _inputs: &[VertexResult],
-        _contents: &[Digest],
-    ) -> Option<Vec<Digest>> {
+    fn shared_contents(&self, _inputs: &[VertexResult], _contents: &[Digest]) -> Option<Vec<Digest>> {
         None
     }
 

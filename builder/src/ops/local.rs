@@ -236,21 +236,13 @@ impl Executor for LocalExecutor<'_> {
         Ok(digests)
     }
 
-    fn shared_contents(
-        &self,
-        graph: &Graph,
-        id: VertexId,
-        inputs: &[VertexResult],
-        contents: &[Digest],
-    ) -> Option<Vec<Digest>> {
-        let copies = matches!(graph.vertex(id).op, Op::Copy(_));
+    fn shared_contents(&self, inputs: &[VertexResult], contents: &[Digest]) -> Option<Vec<Digest>> {
+        // What is not an identity is made of files that were read, and the same everywhere.
         let shared: Vec<Digest> = inputs
             .iter()
             .zip(contents)
-            .enumerate()
-            .map(|(index, (input, content))| match input {
-                // As in `contents`.
-                VertexResult::Fs(step) if !copies || index == 0 => *step.state.shared_identity(),
+            .map(|(input, content)| match input {
+                VertexResult::Fs(step) if step.state.identity == *content => *step.state.shared_identity(),
                 _ => *content,
             })
             .collect();

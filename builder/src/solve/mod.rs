@@ -364,7 +364,7 @@ fn run_one<E: Executor>(
         (None, None)
     } else {
         let contents = executor.contents(graph, id, inputs)?;
-        let shared = executor.shared_contents(graph, id, inputs, &contents);
+        let shared = executor.shared_contents(inputs, &contents);
         (Some(content_key(&contents)), shared.as_deref().map(content_key))
     };
     let known_as = shared.or(content);

@@ -180,11 +180,13 @@ fn a_push_to_the_registry_of_the_cache_reads_nothing() {
     }
     let first = one.build(&[&to(&registry, "min")]);
     first.succeeds();
-    let before = registry.count();
     let name = format!("{}/app/image:1", registry.host());
+    // An older image of that name, pulled once.
+    registry.add("app/image", "1", &base::busybox().expect("busybox"));
+    two.run(&["run", &name, "true"]).ok();
+    let before = registry.count();
     let mut command = two.build_command([from(&registry).as_str(), "-t", &name, "--push"]);
-    let pushed = Ended::of(&mut command).ok();
-    assert!(!pushed.stderr.contains(" DONE 0.0s\n#2 DONE"), "{}", pushed.stderr);
+    Ended::of(&mut command).ok();
     let config = first.image().manifest["config"]["digest"].as_str().expect("digest").to_owned();
     let read: Vec<String> = registry.blobs_read(before).into_iter().collect();
     assert!(read.iter().all(|digest| !layers(&first).contains(digest)), "layers were read: {read:?}");
