@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::base::{Blobs, digest};
 use crate::server::{Request, Response, Server};
@@ -26,15 +28,42 @@ pub struct Content {
 pub struct Registry {
     server: Server,
     content: Arc<Mutex<Content>>,
+    pace: Arc<Pace>,
+}
+
+/// How slowly it answers, and how many requests waited at a time.
+#[derive(Default)]
+struct Pace {
+    delay_ms: AtomicU64,
+    waiting: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Registry {
     /// An empty one.
     pub fn start() -> Self {
         let content = Arc::new(Mutex::new(Content::default()));
-        let shared = Arc::clone(&content);
-        let server = Server::start(move |request| answer(&mut shared.lock().expect("content"), request));
-        Self { server, content }
+        let pace = Arc::new(Pace::default());
+        let (shared, own) = (Arc::clone(&content), Arc::clone(&pace));
+        let server = Server::start(move |request| {
+            let waiting = own.waiting.fetch_add(1, Ordering::SeqCst) + 1;
+            own.most.fetch_max(waiting, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(own.delay_ms.load(Ordering::SeqCst)));
+            own.waiting.fetch_sub(1, Ordering::SeqCst);
+            answer(&mut shared.lock().expect("content"), request)
+        });
+        Self { server, content, pace }
+    }
+
+    /// Has every answer take so long from now on.
+    pub fn slow_down(&self, delay_ms: u64) {
+        self.pace.delay_ms.store(delay_ms, Ordering::SeqCst);
+        self.pace.most.store(0, Ordering::SeqCst);
+    }
+
+    /// Most requests that waited for an answer at a time since it was slowed down.
+    pub fn most_at_once(&self) -> usize {
+        self.pace.most.load(Ordering::SeqCst)
     }
 
     /// `127.0.0.1:PORT`.

@@ -88,6 +88,53 @@ fn a_changed_last_step_reads_the_layers_below_it() {
 }
 
 #[test]
+fn after_a_miss_all_other_keys_are_asked_for_at_once() {
+    let registry = Registry::start();
+    let (Some(one), Some(two)) = (machine(), machine()) else { return };
+    one.build(&[&to(&registry, "max")]).succeeds();
+    two.write("Buildfile", APP.replace("> /out", "> /other"));
+    let before = registry.count();
+    registry.slow_down(200);
+    let built = cache_only(&two, &[&from(&registry)]);
+    assert_eq!(built.executed(), ["RUN cat /tool /sorted /main > /other"], "{}", built.log());
+    let asked = registry.requests(before).iter().filter(|line| line.contains("/manifests/k1-")).count();
+    // Every definition key, and the content key of the step that ran.
+    assert_eq!(asked, STEPS + 1, "{:?}", registry.requests(before));
+    assert!(registry.most_at_once() >= 4, "at most {} at a time", registry.most_at_once());
+}
+
+#[test]
+fn a_build_that_is_killed_while_it_fetches_does_no_harm() {
+    let registry = Registry::start();
+    let (Some(one), Some(two)) = (machine(), machine()) else { return };
+    let first = one.build(&[&to(&registry, "max")]);
+    two.write("Buildfile", APP.replace("> /out", "> /other"));
+    registry.slow_down(150);
+    for blobs in 1..=3 {
+        let before = registry.count();
+        let mut command = two.build_command([from(&registry).as_str(), "-o", "type=cacheonly"]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("kiln starts");
+        // Requests are counted when they are answered: the first blob has come, others are on their way.
+        let ended = || registry.blobs_read(before).len() >= blobs;
+        for _ in 0..2000 {
+            if ended() || child.try_wait().expect("kiln").is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // Of a build that has just ended nothing is left to kill.
+        let _ = child.kill();
+        child.wait().expect("kiln");
+    }
+    registry.slow_down(0);
+    let built = two.build(&[&from(&registry)]);
+    built.succeeds();
+    assert_eq!(built.image().text("other"), "tool\na\nb\n1\n");
+    two.write("Buildfile", APP);
+    assert_eq!(two.build(&[&from(&registry)]).image().digest, first.image().digest);
+}
+
+#[test]
 fn what_one_machine_found_the_same_stays_cached_on_the_other() {
     let registry = Registry::start();
     let (Some(one), Some(two)) = (machine(), machine()) else { return };
