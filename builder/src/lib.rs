@@ -13,6 +13,7 @@ pub mod layer;
 pub mod net;
 pub mod ops;
 pub mod plan;
+pub mod record;
 pub mod registry;
 pub mod sandbox;
 pub mod snapshot;

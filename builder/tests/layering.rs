@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "base", "build", "cache", "context", "export", "image", "layer", "net", "ops", "plan",
+            "base", "build", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "record",
             "registry", "sandbox", "snapshot", "store", "sys", "ui",
         ],
     ),
@@ -23,25 +23,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "build",
         &[
-            "base", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "registry",
-            "sandbox", "snapshot", "solve", "store",
+            "base", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "record",
+            "registry", "sandbox", "snapshot", "solve", "store",
         ],
     ),
     // An exporter turns stored snapshots into blobs (snapshot, store, layer) with the planned config (plan::graph);
     // sys for reading files of a tree.
     ("export", &["base", "image", "layer", "plan", "snapshot", "store", "sys"]),
     // The scheduler knows ops as a trait and the graph as data; neither sandbox nor registry.
-    ("solve", &["base", "ops", "plan"]),
+    ("solve", &["base", "ops", "plan", "store"]),
     // An executor reads its step from plan::graph and does it with everything below.
     (
         "ops",
         &[
-            "base", "cache", "context", "image", "layer", "net", "plan", "registry", "sandbox", "snapshot",
-            "store", "sys",
+            "base", "cache", "context", "image", "layer", "net", "plan", "record", "registry", "sandbox",
+            "snapshot", "store", "sys",
         ],
     ),
     // A remote cache keeps artifacts in a registry or a directory; it knows keys and layers by digest only.
     ("cache", &["base", "image", "registry", "sys"]),
+    // Specs of steps are compared with those of earlier builds. Executors say which files they read.
+    ("record", &["base", "plan"]),
     // Pure: text and configs in, a graph out.
     ("plan", &["base", "image"]),
     ("context", &["base", "image", "net", "sys"]),

@@ -69,6 +69,8 @@ pub enum MountKind {
         uid: u32,
         /// `gid=`.
         gid: u32,
+        /// `cachekey=`, kiln's own: another value makes the step run again.
+        cache_key: bool,
     },
     /// `type=ssh`.
     Ssh {
@@ -131,7 +133,7 @@ impl MountError {
 
 const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 const SHARINGS: [&str; 3] = ["shared", "private", "locked"];
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "type",
     "from",
     "source",
@@ -151,6 +153,7 @@ const KEYS: [&str; 19] = [
     "rw",
     "readwrite",
     "env",
+    "cachekey",
 ];
 
 /// Reads a `--mount=` value as it stands, without expanding anything.
@@ -205,6 +208,7 @@ struct Draft {
     id: Option<String>,
     sharing: Option<Sharing>,
     env: Option<String>,
+    cache_key: bool,
     mode: Option<u32>,
     uid: Option<u32>,
     gid: Option<u32>,
@@ -232,6 +236,10 @@ impl Draft {
             "required" => {
                 self.only_for("required", &[Type::Secret, Type::Ssh])?;
                 self.required = true;
+            }
+            "cachekey" => {
+                self.only_for("cachekey", &[Type::Secret])?;
+                self.cache_key = true;
             }
             key => {
                 let error = MountError::new(format!("invalid field `{field}`: it must be a key=value pair"));
@@ -267,6 +275,10 @@ impl Draft {
             "uid" => self.uid = Some(number("uid", &value, 10)?),
             "gid" => self.gid = Some(number("gid", &value, 10)?),
             "env" => self.env = Some(value),
+            "cachekey" => {
+                self.only_for(key, &[Type::Secret])?;
+                self.cache_key = boolean(key, &value)?;
+            }
             _ => {
                 let error = MountError::new(format!("unexpected key `{key}` in `{field}`"));
                 return Err(error.with_suggestion(key, KEYS));
@@ -302,8 +314,8 @@ impl Draft {
                 let named = self.source.clone().or(self.id);
                 let id = named.or_else(|| self.target.as_deref().map(base_name)).unwrap_or_default();
                 let mode = self.mode.unwrap_or(0o400);
-                let kind = MountKind::Secret { id, env: self.env, required: self.required, mode, uid, gid };
-                (kind, self.target)
+                let (env, required, cache_key) = (self.env, self.required, self.cache_key);
+                (MountKind::Secret { id, env, required, mode, uid, gid, cache_key }, self.target)
             }
             Type::Ssh => {
                 let id = self.id.unwrap_or_else(|| "default".to_string());

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - events are plain data; whoever makes one knows nothing about who shows it;
-//! - for one vertex the order is `Started`, then any number of `Log` and `Progress`, then `Finished`;
-//!   a cached vertex has `Finished` only.
+//! - for one vertex the order is `Started`, then any number of `Log` and `Progress`, then `Finished`; a cached vertex
+//!   has `Finished` only; `Waiting` may come once, before any of these.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,11 @@ pub enum Event {
         step: StepNumber,
         /// `[stage 2/5] RUN make`.
         name: String,
+    },
+    /// Another kiln runs this very step; its result is waited for.
+    Waiting {
+        /// Which.
+        step: StepNumber,
     },
     /// Execution begins.
     Started {

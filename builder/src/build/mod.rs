@@ -30,13 +30,15 @@ use crate::net::Net;
 use crate::ops::{Fetched, ImportSetup, Imports, LocalExecutor, OpError, RunDefaults};
 use crate::plan::graph::{BlobLocation, Graph, Op, Plan, PlanOptions, ResolveError, ResolvedImage, VertexId};
 use crate::plan::{self, PlanError};
+use crate::record::recorder::{Ending, Noted};
+use crate::record::{BuildResult, Recorder, Refused, Shelf};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::net::resolv::HostDns;
 use crate::sandbox::runner::Sandboxes;
 use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
 use crate::snapshot::pending::Pending;
-use crate::solve::{self, Options, Solved};
+use crate::solve::{self, Account, Ledger, Look, Options, Solved};
 use crate::store::{Store, StoreError};
 
 use upload::Upload;
@@ -86,6 +88,12 @@ pub struct Request {
     pub cache_to: Vec<CacheTarget>,
     /// Most steps at a time.
     pub jobs: usize,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    /// Steps that ran before this time, in seconds since 1970, run again.
+    pub oldest: Option<i64>,
+    /// Makes the record of the build; it has to hear `events` too, see [`Recorder::listen`].
+    pub recorder: Option<Recorder>,
     /// Progress.
     pub events: EventSink,
     /// Stops the build.
@@ -141,6 +149,9 @@ pub enum BuildError {
         #[source]
         source: Box<OpError>,
     },
+    /// Steps that failed independently of each other.
+    #[error("{} steps failed", .0.len())]
+    Several(Vec<BuildError>),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -178,6 +189,26 @@ pub enum BuildError {
 /// # Errors
 /// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
 pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
+    let mut course = Course::default();
+    let result = run_course(environment, request, &mut course);
+    if let Some(recorder) = &request.recorder {
+        recorder.end(&course.ending(&result));
+    }
+    result
+}
+
+/// What is known of a build however it ends.
+#[derive(Default)]
+struct Course {
+    graph: Option<Graph>,
+    ledger: Ledger,
+}
+
+fn run_course(
+    environment: Environment<'_>,
+    request: &Request,
+    course: &mut Course,
+) -> Result<Report, BuildError> {
     let started = Instant::now();
     let parsed = kiln_grammar::parse(&request.text);
     if parsed.has_errors() {
@@ -190,14 +221,23 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     let plan =
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
+    course.graph = Some(plan.graph.clone());
     let imports = imports(environment, request, &plan, &resolver)?;
-    let mut made = work(environment, request, &plan, &resolver, imports.as_ref());
+    let builder = Builder {
+        environment,
+        request,
+        plan: &plan,
+        resolver: &resolver,
+        imports: imports.as_ref(),
+        ledger: &course.ledger,
+    };
+    let mut made = builder.work();
     // A layer that a cache had promised cannot be had: its step is no longer taken for cached, and runs.
     while let (Some(imports), Err(error)) = (&imports, &made)
         && !request.cancel.is_cancelled()
-        && imports.discredit(error).map_err(import_failed)?
+        && discredit(imports, error)?
     {
-        made = work(environment, request, &plan, &resolver, Some(imports));
+        made = builder.work();
     }
     if let Some(imports) = &imports {
         imports.finish();
@@ -260,61 +300,89 @@ fn beside(plan: &Plan, imports: Option<&Imports<'_>>) -> Vec<Reference> {
     all
 }
 
-/// Runs what has to run, writes outputs and caches.
-fn work(
-    environment: Environment<'_>,
-    request: &Request,
-    plan: &Plan,
-    resolver: &Resolver<'_>,
-    imports: Option<&Imports<'_>>,
-) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
-    let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
-    let pending = imports.map(|imports| imports as &dyn Pending);
-    let snapshots = || Ok::<_, SnapshotError>(Snapshots::new(environment.store)?.with_pending(pending));
-    // With caches a failure may be followed by another try, so it must not cancel the whole build.
-    let cancel = if imports.is_some() { request.cancel.child() } else { request.cancel.clone() };
-    let executor = LocalExecutor {
-        store: environment.store,
-        snapshots: snapshots()?,
-        sandboxes: environment.sandboxes,
-        fetcher: resolver,
-        net: environment.net,
-        git: environment.git,
-        contexts: &request.contexts,
-        defaults: &request.defaults,
-        dns: HostDns::load().map_err(BuildError::Dns)?,
-        events: request.events.clone(),
-        cancel: cancel.clone(),
-        host: Platform::host(),
-        fetched: Fetched::default(),
-        imports,
+/// Has every record forgotten that promised what cannot be had.
+fn discredit(imports: &Imports<'_>, error: &BuildError) -> Result<bool, BuildError> {
+    let errors = match error {
+        BuildError::Several(errors) => &errors[..],
+        one => std::slice::from_ref(one),
     };
-    let options = Options { jobs: request.jobs, events: request.events.clone(), cancel };
-    let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
-    roots.dedup();
-    let solved = solve::solve(&plan.graph, &roots, &executor, &options)
-        .map_err(|failure| failed(&plan.graph, failure))?;
-    if request.cancel.is_cancelled() {
-        return Err(BuildError::Cancelled);
+    let mut any = false;
+    for error in errors {
+        any |= imports.discredit(error).map_err(import_failed)?;
     }
-    let (snapshots, beside) = (snapshots()?, beside(plan, imports));
-    let image = exporting(request, plan, || {
-        output::write_all(environment, request, plan, &solved, &snapshots, &beside).map_err(unless_stopped)
-    })?;
-    let upload = Upload {
-        environment,
-        request,
-        plan,
-        solved: &solved,
-        snapshots: &snapshots,
-        imports,
-        beside: &beside,
-    };
-    upload.run().map_err(unless_stopped)?;
-    if let Some(imports) = imports {
-        imports.settle().map_err(import_failed)?;
+    Ok(any)
+}
+
+/// A build that was planned.
+struct Builder<'a> {
+    environment: Environment<'a>,
+    request: &'a Request,
+    plan: &'a Plan,
+    resolver: &'a Resolver<'a>,
+    imports: Option<&'a Imports<'a>>,
+    ledger: &'a Ledger,
+}
+
+impl Builder<'_> {
+    /// Runs what has to run, writes outputs and caches.
+    fn work(&self) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
+        let Self { environment, request, plan, resolver, imports, ledger } = *self;
+        let unless_stopped =
+            |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
+        let pending = imports.map(|imports| imports as &dyn Pending);
+        let snapshots = || Ok::<_, SnapshotError>(Snapshots::new(environment.store)?.with_pending(pending));
+        // With caches a failure may be followed by another try, so it must not cancel the whole build.
+        let cancel = if imports.is_some() { request.cancel.child() } else { request.cancel.clone() };
+        let executor = LocalExecutor {
+            store: environment.store,
+            snapshots: snapshots()?,
+            sandboxes: environment.sandboxes,
+            fetcher: resolver,
+            net: environment.net,
+            git: environment.git,
+            contexts: &request.contexts,
+            defaults: &request.defaults,
+            dns: HostDns::load().map_err(BuildError::Dns)?,
+            events: request.events.clone(),
+            cancel: cancel.clone(),
+            host: Platform::host(),
+            fetched: Fetched::default(),
+            imports,
+            listings: request.recorder.is_some().then(|| Shelf::new(environment.store.root()).listings()),
+        };
+        let options = Options {
+            keep_going: request.keep_going,
+            oldest: request.oldest,
+            ledger: ledger.clone(),
+            ..Options::new(request.jobs, request.events.clone(), cancel)
+        };
+        let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
+        roots.dedup();
+        let solved = solve::solve(&plan.graph, &roots, &executor, &options)
+            .map_err(|failure| failed(&plan.graph, failure))?;
+        if request.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        let (snapshots, beside) = (snapshots()?, beside(plan, imports));
+        let image = exporting(request, plan, || {
+            output::write_all(environment, request, plan, &solved, &snapshots, &beside)
+                .map_err(unless_stopped)
+        })?;
+        let upload = Upload {
+            environment,
+            request,
+            plan,
+            solved: &solved,
+            snapshots: &snapshots,
+            imports,
+            beside: &beside,
+        };
+        upload.run().map_err(unless_stopped)?;
+        if let Some(imports) = imports {
+            imports.settle().map_err(import_failed)?;
+        }
+        Ok((solved, image))
     }
-    Ok((solved, image))
 }
 
 /// Number of the step that stands for the outputs: the one after the last vertex.
@@ -365,17 +433,82 @@ fn report(
 }
 
 fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
-    let solve::Failure { vertex: id, error, interrupted } = failure;
+    let solve::Failure { vertex, error, interrupted, others } = failure;
     if matches!(error, OpError::Cancelled) || interrupted {
         return BuildError::Cancelled;
     }
-    let vertex = graph.vertex(id);
-    let step = FailedStep {
-        number: solve::step_number(id),
-        name: vertex.name.clone(),
-        span: vertex.origin.as_ref().map(|origin| origin.span),
+    let of_step = |id: VertexId, error| {
+        let vertex = graph.vertex(id);
+        let step = FailedStep {
+            number: solve::step_number(id),
+            name: vertex.name.clone(),
+            span: vertex.origin.as_ref().map(|origin| origin.span),
+        };
+        BuildError::Step { step, source: Box::new(error) }
     };
-    BuildError::Step { step, source: Box::new(error) }
+    let first = of_step(vertex, error);
+    if others.is_empty() {
+        return first;
+    }
+    let others = others.into_iter().map(|(id, error)| of_step(id, error));
+    BuildError::Several(std::iter::once(first).chain(others).collect())
+}
+
+impl Course {
+    /// What the record has to know.
+    fn ending(&self, result: &Result<Report, BuildError>) -> Ending<'_> {
+        let noted = self.ledger.accounts().into_iter().map(|(id, account)| (id, noted(account))).collect();
+        let vertices = self.graph.iter().flat_map(|graph| graph.vertices.iter().enumerate());
+        let steps = vertices.filter(|(_, vertex)| solve::is_step(vertex));
+        let (ended, error) = match result {
+            Ok(_) => (BuildResult::Succeeded, None),
+            Err(BuildError::Cancelled) => (BuildResult::Stopped, None),
+            Err(error) => (BuildResult::Failed, Some(error.to_string())),
+        };
+        let image = result.as_ref().ok().and_then(|report| report.image.as_ref());
+        Ending {
+            graph: self.graph.as_ref(),
+            counted: steps.map(|(at, _)| VertexId(u32::try_from(at).unwrap_or(u32::MAX))).collect(),
+            noted,
+            result: ended,
+            error,
+            exit_codes: result.as_ref().err().map(exit_codes).unwrap_or_default(),
+            image: image.map(|image| image.descriptor.digest),
+        }
+    }
+}
+
+fn noted(account: Account) -> Noted {
+    let age = |ran: i64| u64::try_from(crate::store::records::now() - ran).unwrap_or(0);
+    Noted {
+        key: account.definition,
+        outside: account.outside,
+        content_key: account.content,
+        contents: account.contents,
+        result: account.result,
+        by_content: account.look == Look::Content,
+        refused: match account.look {
+            Look::Forced => Some(Refused::NoCache),
+            Look::Expired(ran) => Some(Refused::Expired(age(ran))),
+            _ => None,
+        },
+    }
+}
+
+/// Exit status of commands that failed, by number of the step.
+fn exit_codes(error: &BuildError) -> BTreeMap<u32, i32> {
+    let errors = match error {
+        BuildError::Several(errors) => &errors[..],
+        one => std::slice::from_ref(one),
+    };
+    let code = |error: &BuildError| match error {
+        BuildError::Step { step, source } => match **source {
+            OpError::ExitCode { code, .. } => Some((step.number, code)),
+            _ => None,
+        },
+        _ => None,
+    };
+    errors.iter().filter_map(code).collect()
 }
 
 impl Report {

@@ -122,12 +122,13 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         host: Platform::host(),
         fetched: Fetched::default(),
         imports: None,
+        listings: None,
     };
     let failed = |source| BuildError::Step {
         step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None },
         source: Box::new(source),
     };
-    let options = Options { jobs: 1, events: request.events.clone(), cancel: request.cancel.clone() };
+    let options = Options::new(1, request.events.clone(), request.cancel.clone());
     let solved = solve::solve(&graph, &[VertexId(0)], &executor, &options)
         .map_err(|failure| if failure.interrupted { BuildError::Cancelled } else { failed(failure.error) })?;
     let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {

@@ -21,6 +21,7 @@ pub mod choice;
 pub mod limits;
 pub mod pair;
 pub mod privileges;
+pub mod record;
 pub mod run;
 pub mod secret;
 pub mod source;
@@ -88,6 +89,12 @@ pub enum Command {
     Rmi(RmiArgs),
     /// Show what this machine offers and where things are kept
     Info(InfoArgs),
+    /// List builds
+    History(record::HistoryArgs),
+    /// Show what the steps of a build wrote
+    Log(record::LogArgs),
+    /// Tell why steps of a build ran
+    Explain(record::ExplainArgs),
     /// Check a Buildfile without building it
     Check(Box<CheckArgs>),
     /// Make a command `build` that stands for `kiln build`

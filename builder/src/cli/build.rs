@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
@@ -12,6 +13,7 @@ use super::args::cache::CacheSpec;
 use super::args::choice::{Epoch, Method, Network, Pull, UserNamespace};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
+use super::args::source::{ContextSource, FileSource};
 use super::context::{self, Finder};
 use super::failure::{self, File};
 use super::privileges::{self, Resolved};
@@ -23,10 +25,14 @@ use crate::export::spec::{OutputKind, OutputSpec};
 use crate::net::Net;
 use crate::ops::{Agent, RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
+use crate::plan::without_credentials;
+use crate::record::{About, BuildRecord, Recorder, Shelf};
 use crate::registry::{self, Client};
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::DnsOverrides;
 use crate::sandbox::runner::Sandboxes;
+use crate::store::Store;
+use crate::store::records::now;
 use crate::ui::diagnostics::{Style, render};
 use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
 use crate::ui::print;
@@ -65,19 +71,67 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
-    let (request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    let (mut request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    record(&args, &mut request, &store);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::build(environment, &request);
     progress.finish();
+    let record = request.recorder.as_ref().and_then(Recorder::record);
+    let explained = record.as_ref().filter(|_| args.explain).map(super::record::explanation);
+    explained.iter().flatten().for_each(print::talk);
     let file = File { name: &request.file_name, text: &request.text };
     match result {
-        Ok(report) => finish(&args, &request, &report),
+        Ok(report) => finish(&args, &request, &report, record.as_ref()),
         Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
         Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
         Err(BuildError::Lint { diagnostics, .. }) => Ok(findings(&file, &diagnostics)),
+        Err(BuildError::Several(errors)) => Err(several(&errors, &file, &progress)),
         Err(error) => Err(failure::of_build(&error, &file, &progress)),
     }
+}
+
+/// Tells all failures of a build that kept going but the last, which is for the caller to tell.
+fn several(errors: &[BuildError], file: &File<'_>, progress: &Progress) -> Failure {
+    let mut failures: Vec<Failure> =
+        errors.iter().map(|error| failure::of_build(error, file, progress)).collect();
+    let last = failures.pop().unwrap_or_else(|| Failure::new(Kind::User, "the build failed"));
+    for failure in &failures {
+        print::talk(failure.render(Style::stderr()));
+    }
+    Failure { causes: last.causes.clone(), ..last }.with_hint(format!("{} steps failed", errors.len()))
+}
+
+/// Has the build recorded. Without random numbers there is no record, and a build all the same.
+fn record(args: &BuildArgs, request: &mut Request, store: &Store) {
+    let about = About {
+        file: args.file.as_ref().map_or_else(
+            || request.file_name.clone(),
+            |file| match file {
+                FileSource::Stdin => "-".to_owned(),
+                FileSource::Path(path) => absolute(path),
+            },
+        ),
+        context: match &args.context {
+            ContextSource::Path(path) => absolute(path),
+            ContextSource::Stdin => "-".to_owned(),
+            ContextSource::Git(address) | ContextSource::Http(address) => without_credentials(address),
+            other => format!("{other:?}"),
+        },
+        target: args.target.clone(),
+        names: args.tags.iter().map(ToString::to_string).collect(),
+        platforms: args.platforms.iter().map(ToString::to_string).collect(),
+        build_args: request.plan.build_args.keys().cloned().collect(),
+    };
+    let secrets = request.defaults.secret_values();
+    if let Ok(recorder) = Recorder::new(Shelf::new(store.root()), about, secrets) {
+        request.events = recorder.listen(request.events.clone());
+        request.recorder = Some(recorder);
+    }
+}
+
+fn absolute(path: &Path) -> String {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 /// Shows findings that stopped the build.
@@ -131,7 +185,7 @@ fn request(
         allow: args.allow.iter().map(|entitlement| entitlement.to_string()).collect(),
         contexts: inputs.kinds,
         main_context: inputs.main,
-        no_cache: args.no_cache,
+        no_cache: args.no_cache || args.cache_ttl == Some(Duration::ZERO),
         no_cache_stages: args.no_cache_filter.clone(),
         extra_host_names: Vec::new(),
         ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
@@ -161,6 +215,9 @@ fn request(
         cache_from: args.cache_from.iter().map(|cache| cache.location.clone()).collect(),
         cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
         jobs,
+        keep_going: args.keep_going,
+        oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),
+        recorder: None,
         events: progress.sink(),
         cancel,
     };
@@ -318,7 +375,12 @@ fn commit_time(args: &BuildArgs) -> Result<Option<String>, Failure> {
     Ok(Some(text))
 }
 
-fn finish(args: &BuildArgs, request: &Request, report: &Report) -> Result<u8, Failure> {
+fn finish(
+    args: &BuildArgs,
+    request: &Request,
+    report: &Report,
+    record: Option<&BuildRecord>,
+) -> Result<u8, Failure> {
     let shows = !matches!(args.progress, Mode::Quiet | Mode::None | Mode::RawJson);
     if !report.warnings.is_empty() && shows {
         print::talk(render(&request.file_name, &request.text, &report.warnings, Style::stderr()).trim_end());
@@ -326,8 +388,9 @@ fn finish(args: &BuildArgs, request: &Request, report: &Report) -> Result<u8, Fa
     if let (Some(image), true) = (&report.image, shows) {
         let steps = report.executed + report.cached;
         let names = request.names.iter().map(|n| format!(" {}", n.familiar())).collect::<String>();
+        let why = record.and_then(super::record::summary).map(|why| format!("; {why}")).unwrap_or_default();
         print::talk(format!(
-            "built{names} {} in {:.1}s: {steps} steps, {} cached, {}",
+            "built{names} {} in {:.1}s: {steps} steps, {} cached, {}{why}",
             image.descriptor.digest,
             report.took.as_secs_f64(),
             report.cached,

@@ -6,6 +6,7 @@ mod check;
 mod context;
 mod failure;
 mod privileges;
+mod record;
 mod run;
 mod session;
 mod store;
@@ -37,6 +38,9 @@ pub fn main() -> ExitCode {
         Command::Images(images) => store::images(root, &images),
         Command::Rmi(rmi) => store::rmi(root, &rmi),
         Command::Info(info) => store::info(root, &info),
+        Command::History(history) => record::history(root, &history),
+        Command::Log(log) => record::log(root, &log),
+        Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::InstallAlias(alias) => store::install_alias(&alias),
         Command::Version => version(),

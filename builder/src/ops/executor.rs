@@ -78,6 +78,15 @@ pub trait Executor: Sync {
         self.lookup(key)
     }
 
+    /// Takes the right to run the step of this key, until what is given back is dropped; `None` while another process
+    /// has it. Never waits.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn claim(&self, _key: &CacheKey) -> Result<Option<Box<dyn Send>>, Self::Error> {
+        Ok(Some(Box::new(())))
+    }
+
     /// Stores a result under its keys.
     ///
     /// # Errors

@@ -284,10 +284,12 @@ impl<'a> Imports<'a> {
             (false, false) => imported_identity(&diff_ids, record.epoch),
         };
         let trail = record.trail.iter();
-        let trail =
+        let trail: Vec<Trail> =
             trail.map(|step| Trail { added_layer: step.added_layer, created: step.created }).collect();
+        // As old as the oldest step in it.
+        let ran = trail.iter().map(|step| step.created).min().unwrap_or(0);
         let claimed = (record.identity != identity).then_some(record.identity);
-        Ok(Some(StepResult { state: FsState { layers, identity, claimed }, trail }))
+        Ok(Some(StepResult { state: FsState { layers, identity, claimed }, trail, ran }))
     }
 
     /// The name of a layer's snapshot: of one that is here, or the one that it will have.

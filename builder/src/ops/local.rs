@@ -17,6 +17,7 @@ use crate::context::local::LocalContext;
 use crate::image::platform::Platform;
 use crate::net::Net;
 use crate::plan::graph::{CopySource, CopySpec, Graph, Op, VertexId};
+use crate::record::listing::{Listing, Listings};
 use crate::sandbox::cgroup::Limits;
 use crate::sandbox::net::NetworkMode;
 use crate::sandbox::net::hosts::ExtraHost;
@@ -33,7 +34,7 @@ use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
 use super::image::{self, LayerFetcher};
 use super::imports::Imports;
-use super::{OpError, run, sources};
+use super::{OpError, mounted, run, sources};
 
 /// Where a secret's value is.
 #[derive(Debug, Clone)]
@@ -78,6 +79,18 @@ pub struct RunDefaults {
     pub labels: SandboxLabels,
 }
 
+impl RunDefaults {
+    /// The values of all secrets that can be read, for masking them.
+    pub fn secret_values(&self) -> Vec<Vec<u8>> {
+        let read = |source: &SecretSource| match source {
+            SecretSource::Value(value) => Some(value.clone()),
+            // The step that needs it tells why it cannot be read.
+            SecretSource::File(path) => run::read_secret_file(path).ok().flatten(),
+        };
+        self.secrets.values().filter_map(read).collect()
+    }
+}
+
 /// Executes vertices on this machine.
 pub struct LocalExecutor<'a> {
     /// The store.
@@ -108,6 +121,8 @@ pub struct LocalExecutor<'a> {
     pub fetched: sources::Fetched,
     /// Remote caches, when there are any.
     pub imports: Option<&'a Imports<'a>>,
+    /// Where listings of what COPY reads are kept, when the build is recorded.
+    pub listings: Option<Listings>,
 }
 
 impl LocalExecutor<'_> {
@@ -141,6 +156,17 @@ impl LocalExecutor<'_> {
         Ok(None)
     }
 
+    /// Keeps word of the files that a digest stands for, so that a later build can name the one that changed.
+    fn keep_listing(&self, digest: &Digest, parts: &[sources::Selected<'_>]) {
+        if let Some(listings) = &self.listings {
+            listings.keep(digest, || {
+                let mut listing = Listing::new();
+                parts.iter().for_each(|part| part.list(&mut listing));
+                listing
+            });
+        }
+    }
+
     fn copy_inputs(&self, spec: &CopySpec) -> Vec<usize> {
         let mut inputs: Vec<usize> = spec
             .sources
@@ -170,16 +196,23 @@ impl Executor for LocalExecutor<'_> {
             Op::Git(spec) => sources::git_commit(self, id, spec).map(Some),
             Op::Copy(spec) => {
                 let mut hasher = KeyHasher::new("kiln/outside/v1");
-                let mut any = false;
+                let mut parts = Vec::new();
                 for input in self.copy_inputs(spec) {
                     let Some(source) = graph.vertex(id).inputs.get(input) else { continue };
                     if let Op::Local(local) = &graph.vertex(*source).op {
-                        any = true;
-                        hasher.digest(&sources::selection_of_context(self, &local.context, spec, input)?);
+                        let part = sources::selected_of_context(self, &local.context, spec, input)?;
+                        hasher.digest(&part.digest);
+                        parts.push(part);
                     }
                 }
-                Ok(any.then(|| hasher.finish()))
+                if parts.is_empty() {
+                    return Ok(None);
+                }
+                let digest = hasher.finish();
+                self.keep_listing(&digest, &parts);
+                Ok(Some(digest))
             }
+            Op::Run(spec) => run::secrets_in_key(self, spec),
             _ => Ok(None),
         }
     }
@@ -208,6 +241,10 @@ impl Executor for LocalExecutor<'_> {
         }
     }
 
+    fn claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Send>>, OpError> {
+        Ok(self.store.claim_step(key)?.map(|claim| Box::new(claim) as Box<dyn Send>))
+    }
+
     fn save(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) -> Result<(), OpError> {
         match self.imports {
             // A row may lag a snapshot, never lead it.
@@ -225,10 +262,16 @@ impl Executor for LocalExecutor<'_> {
             digests.push(match (input, &graph.vertex(id).op) {
                 // Content of contexts is in the key already, see `outside`.
                 (VertexResult::Local, _) => KeyHasher::new("kiln/local/v1").finish(),
-                (VertexResult::File(file), _) => file.digest,
+                (VertexResult::File(file), _) => sources::digest_of_download(file),
                 // COPY --from reads the selected files only, so only they count.
                 (VertexResult::Fs(step), Op::Copy(spec)) if index > 0 => {
-                    sources::selection_of_state(self, &step.state, spec, index)?
+                    let part = sources::selected_of_state(self, &step.state, spec, index)?;
+                    self.keep_listing(&part.digest, std::slice::from_ref(&part));
+                    part.digest
+                }
+                // Likewise a bind mount: what it shows of another stage.
+                (VertexResult::Fs(step), Op::Run(spec)) if index > 0 => {
+                    mounted::of_state(self, &step.state, spec, index)?
                 }
                 (VertexResult::Fs(step), _) => step.state.identity,
             });

@@ -8,6 +8,7 @@ mod guards;
 mod image;
 mod imports;
 mod local;
+mod mounted;
 mod run;
 mod sources;
 mod stubs;

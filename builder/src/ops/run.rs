@@ -1,7 +1,7 @@
 //! RUN: from a spec to a command in a sandbox, and its diff.
 //!
 //! Invariants:
-//! - secrets are read here and nowhere else, and go to the sandbox only;
+//! - secrets are read here and nowhere else; they go to the sandbox, and to what masks them in records;
 //! - the snapshot is committed only after the command ended with status 0.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +12,12 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, FileType, unlinkat};
 
+use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
 use crate::image::platform::Platform;
@@ -220,7 +221,7 @@ fn prepare_mount(
         MountSource::Tmpfs { size_bytes } => {
             prepared.add(mount, SandboxSource::Tmpfs { size_bytes: *size_bytes }, true);
         }
-        MountSource::Secret { id, env, required, mode, uid, gid } => {
+        MountSource::Secret { id, env, required, mode, uid, gid, cache_key: _ } => {
             let Some(value) = read_secret(executor, id)? else {
                 return if *required { Err(OpError::MissingSecret { id: id.clone() }) } else { Ok(()) };
             };
@@ -254,16 +255,38 @@ fn read_secret(executor: &LocalExecutor<'_>, id: &str) -> Result<Option<Vec<u8>>
     match executor.defaults.secrets.get(id) {
         None => Ok(None),
         Some(SecretSource::Value(value)) => Ok(Some(value.clone())),
-        Some(SecretSource::File(path)) => {
-            let mut bytes = Vec::new();
-            let file = File::open(path).map_err(fail)?;
-            file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-            if bytes.len() as u64 > MAX_SECRET_BYTES {
-                return Err(OpError::LargeSecret { id: id.to_owned(), limit: MAX_SECRET_BYTES });
-            }
-            Ok(Some(bytes))
-        }
+        Some(SecretSource::File(path)) => match read_secret_file(path).map_err(fail)? {
+            None => Err(OpError::LargeSecret { id: id.to_owned(), limit: MAX_SECRET_BYTES }),
+            value => Ok(value),
+        },
     }
+}
+
+/// The content of a secret's file; `None` when it is too large.
+pub(super) fn read_secret_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= MAX_SECRET_BYTES).then_some(bytes))
+}
+
+/// What the key holds of secrets whose mounts say `cachekey=true`: HMACs, so that who has the key but not the store
+/// learns nothing of a value, not even by guessing.
+pub(super) fn secrets_in_key(
+    executor: &LocalExecutor<'_>,
+    spec: &RunSpec,
+) -> Result<Option<Digest>, OpError> {
+    let mut hasher = KeyHasher::new("kiln/secrets/v1");
+    let mut any = false;
+    for mount in &spec.mounts {
+        let MountSource::Secret { id, cache_key: true, .. } = &mount.source else { continue };
+        any = true;
+        hasher.field(id.as_bytes());
+        match read_secret(executor, id)? {
+            Some(value) => hasher.digest(&executor.store.secret_fingerprint(id, &value)?),
+            None => hasher.field(b""),
+        };
+    }
+    Ok(any.then(|| hasher.finish()))
 }
 
 /// The directories of all cache mounts of a RUN, locked as their sharing says. One id is one directory, also when it

@@ -16,6 +16,7 @@ use crate::context::local::LocalContext;
 use crate::layer::compress;
 use crate::net::redacted;
 use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Vertex, VertexId};
+use crate::record::listing::Listing;
 use crate::snapshot::apply::{self, UnpackOptions};
 use crate::store::Store;
 use crate::store::records::{DownloadRecord, FileRecord, FsState, StepResult};
@@ -23,7 +24,7 @@ use crate::sys::rootdir::RootDir;
 
 use super::OpError;
 use super::commit::{commit, scratch};
-use super::copy::{self, Archives, CopyOptions, ResolvedSource, SelectOptions, SourceTree};
+use super::copy::{self, Archives, CopyOptions, ResolvedSource, SelectOptions, Selection, SourceTree};
 use super::executor::{Downloaded, VertexResult};
 use super::local::LocalExecutor;
 
@@ -34,49 +35,68 @@ pub struct Fetched {
     commits: Mutex<BTreeMap<VertexId, String>>,
 }
 
-/// Digest of what `spec` selects of a context.
-pub(super) fn selection_of_context(
-    executor: &LocalExecutor<'_>,
+/// What a COPY selects of one of its inputs.
+pub(super) struct Selected<'a> {
+    /// Of all of it.
+    pub(super) digest: Digest,
+    tree: SourceTree<'a>,
+    parts: Vec<(Selection, Vec<Digest>)>,
+}
+
+/// What `spec` selects of a context.
+pub(super) fn selected_of_context<'a>(
+    executor: &'a LocalExecutor<'_>,
     name: &str,
     spec: &CopySpec,
     input: usize,
-) -> Result<Digest, OpError> {
+) -> Result<Selected<'a>, OpError> {
     let context = context(executor, name)?;
     let tree = SourceTree::local(context).map_err(OpError::io("open the context"))?;
     let files = StatCache::open(executor.store, name, context);
-    let digest = selection(&tree, spec, input, &files)?;
+    let selected = selected(tree, spec, input, &files)?;
     files.save();
-    Ok(digest)
+    Ok(selected)
 }
 
-/// Digest of what `spec` selects of a file system.
-pub(super) fn selection_of_state(
+/// What `spec` selects of a file system.
+pub(super) fn selected_of_state(
     executor: &LocalExecutor<'_>,
     state: &FsState,
     spec: &CopySpec,
     input: usize,
-) -> Result<Digest, OpError> {
-    let tree = SourceTree::of(executor.snapshots.view(&state.layers)?);
-    selection(&tree, spec, input, &ReadAlways)
+) -> Result<Selected<'static>, OpError> {
+    selected(SourceTree::of(executor.snapshots.view(&state.layers)?), spec, input, &ReadAlways)
 }
 
-fn selection(
-    tree: &SourceTree<'_>,
+fn selected<'a>(
+    tree: SourceTree<'a>,
     spec: &CopySpec,
     wanted: usize,
     files: &dyn FileDigests,
-) -> Result<Digest, OpError> {
+) -> Result<Selected<'a>, OpError> {
     let options = SelectOptions { parents: spec.parents, exclude: &spec.exclude };
     let mut hasher = KeyHasher::new("kiln/selections/v1");
+    let mut parts = Vec::new();
     for source in &spec.sources {
         if let CopySource::Path { input, path } = source
             && *input == wanted
         {
-            let selection = copy::select(tree, path, options)?;
-            hasher.digest(&copy::digest_selection(tree, &selection, files)?.0);
+            let selection = copy::select(&tree, path, options)?;
+            let (digest, contents) = copy::digest_files(&tree, &selection, files)?;
+            hasher.digest(&digest.0);
+            parts.push((selection, contents));
         }
     }
-    Ok(hasher.finish())
+    Ok(Selected { digest: hasher.finish(), tree, parts })
+}
+
+impl Selected<'_> {
+    /// Adds the files to a listing.
+    pub(super) fn list(&self, listing: &mut Listing) {
+        for (selection, contents) in &self.parts {
+            copy::list(&self.tree, selection, contents, listing);
+        }
+    }
 }
 
 fn context<'a>(executor: &'a LocalExecutor<'_>, name: &str) -> Result<&'a LocalContext, OpError> {
@@ -210,11 +230,17 @@ pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) 
         return Err(OpError::Checksum { url: shown, expected, actual: record.digest });
     }
     let modified = record.last_modified.unwrap_or(0);
-    let mut hasher = KeyHasher::new("kiln/http/v1");
-    hasher.digest(&record.digest).field(record.file_name.as_bytes()).number(modified as u64);
     let downloaded = Downloaded { digest: record.digest, file_name: record.file_name, modified };
+    let digest = digest_of_download(&downloaded);
     executor.fetched.downloads.lock().unwrap_or_else(PoisonError::into_inner).insert(id, downloaded);
-    Ok(hasher.finish())
+    Ok(digest)
+}
+
+/// All of a download that a copy of it shows: body, name and time.
+pub(super) fn digest_of_download(file: &Downloaded) -> Digest {
+    let mut hasher = KeyHasher::new("kiln/http/v1");
+    hasher.digest(&file.digest).field(file.file_name.as_bytes()).number(file.modified as u64);
+    hasher.finish()
 }
 
 /// The file that [`http`] brought.

@@ -273,6 +273,9 @@ pub enum MountSource {
         uid: u32,
         /// File group.
         gid: u32,
+        /// Another value makes the step run again; absent from the key where it does not.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cache_key: bool,
     },
     /// An SSH agent's socket.
     Ssh {

@@ -2,6 +2,8 @@
 //!
 //! Invariants: only the text is looked at. A name without scheme, such as `github.com/x/y.git`, is a path.
 
+use super::graph::{GitSpec, HttpSpec, Op};
+
 /// What a source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SourceKind {
@@ -14,13 +16,22 @@ pub(super) enum SourceKind {
 }
 
 /// An address as names of steps show it: names are displayed and recorded, so user and password of a URL stay out.
-pub(super) fn without_credentials(address: &str) -> String {
+pub fn without_credentials(address: &str) -> String {
     let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     // A password may hold an `@`, a host may not.
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}")
+}
+
+/// A spec as it may be kept and shown: without credentials of URLs.
+pub fn public_spec(op: &Op) -> Op {
+    match op {
+        Op::Http(spec) => Op::Http(HttpSpec { url: without_credentials(&spec.url), ..spec.clone() }),
+        Op::Git(spec) => Op::Git(GitSpec { reference: without_credentials(&spec.reference), ..spec.clone() }),
+        other => other.clone(),
+    }
 }
 
 /// Classifies a source after expansion.

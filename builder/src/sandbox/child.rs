@@ -158,13 +158,21 @@ fn working_directory(root: &RootDir, path: &str, user: &ResolvedUser) -> Result<
 /// Tells the host's security modules what the next program is to run as.
 fn labels(labels: &SandboxLabels) -> Result<(), Failed> {
     let write = |files: &[&str], value: &str, what: &str| {
-        let tried = files.iter().map(|file| std::fs::write(file, value)).find(|result| {
-            // The file of the module's own came later than the one that all modules share.
-            !matches!(result, Err(error) if error.kind() == io::ErrorKind::NotFound)
-        });
-        tried
-            .unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOSYS)))
-            .map_err(|e| Failed::user(&format!("apply {what}"), e, 1))
+        // The file of the module's own came later than the one that all modules share.
+        let open = |file: &&str| std::fs::OpenOptions::new().write(true).open(file);
+        let mut found = files
+            .iter()
+            .map(open)
+            .filter(|opened| !matches!(opened, Err(error) if error.kind() == io::ErrorKind::NotFound));
+        let opened = found.next().unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOSYS)));
+        let written = opened.and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
+        written.map_err(|error| {
+            let reason = match error.kind() {
+                io::ErrorKind::NotFound => "it is not loaded on this machine".to_owned(),
+                _ => error.to_string(),
+            };
+            Failed::user(&format!("apply {what}"), reason, 1)
+        })
     };
     if let Some(profile) = &labels.apparmor {
         let files = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];

@@ -8,6 +8,9 @@
 //!   stubs/ID                                 empty mount points, the lowest lower of every RUN
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
+//!   locks/KEY                                steps that run right now (claims.rs)
+//!   records/TIME-ID/                         what builds did (room `record`)
+//!   secret-key                               makes fingerprints of secrets (secret_key.rs)
 //!   kiln.db, kiln.lock                       SQLite, WAL; held while the database is made
 //! ```
 //!
@@ -17,9 +20,11 @@
 //! - many processes share a store: SQLite and rename(2) decide, there is no lock around a build.
 
 mod blobs;
+mod claims;
 mod database;
 mod process;
 pub mod records;
+mod secret_key;
 
 use std::fs;
 use std::io;
@@ -28,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use blobs::{BlobWriter, IncomingBlob};
+pub use claims::StepClaim;
 pub use database::Database;
 
 use crate::base::digest::Digest;

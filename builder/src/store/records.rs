@@ -59,19 +59,23 @@ pub struct StepResult {
     pub state: FsState,
     /// Every step since the base image, this one last: what the image's history is made from.
     pub trail: Vec<Trail>,
+    /// When the step last ran, in seconds since 1970, whatever it gave; 0 for sources. For `--cache-ttl`.
+    #[serde(default)]
+    pub ran: i64,
 }
 
 impl StepResult {
     /// The result of a source: no step led to it.
     pub fn source(state: FsState) -> Self {
-        Self { state, trail: Vec::new() }
+        Self { state, trail: Vec::new(), ran: 0 }
     }
 
     /// The result of a step on `base` that ran now.
     pub fn step(base: &StepResult, state: FsState, added_layer: bool) -> Self {
         let mut trail = base.trail.clone();
-        trail.push(Trail { added_layer, created: now() });
-        Self { state, trail }
+        let ran = now();
+        trail.push(Trail { added_layer, created: ran });
+        Self { state, trail, ran }
     }
 
     /// The same result, made at that time: a step that gives what it gave before is as old as what it gave.

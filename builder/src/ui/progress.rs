@@ -26,6 +26,9 @@ mod tty;
 
 pub use state::Totals;
 
+/// What is said of a step that another process runs.
+const ELSEWHERE: &str = "waiting for another kiln that runs this step";
+
 /// Lines of output that are kept of each step.
 pub const TAIL_LINES: usize = 40;
 

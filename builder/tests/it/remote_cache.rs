@@ -185,6 +185,21 @@ fn change_records(registry: &Registry, count: usize, change: impl Fn(&mut serde_
 }
 
 #[test]
+fn a_result_that_is_too_old_is_not_taken() {
+    let registry = Registry::start();
+    let (Some(one), Some(two), Some(three)) = (machine(), machine(), machine()) else { return };
+    one.build(&[&to(&registry, "max")]).succeeds();
+    change_records(&registry, 4, |record| {
+        record["trail"][3]["created"] = 1_000_000.into();
+        true
+    });
+    let built = two.build(&[&from(&registry), "--cache-ttl", "1h"]);
+    assert_eq!(built.executed(), ["RUN cat /tool /sorted /main > /out"], "{}", built.log());
+    let built = three.build(&[&from(&registry)]);
+    assert_eq!(built.executed(), Vec::<String>::new(), "{}", built.log());
+}
+
+#[test]
 fn a_lie_about_what_a_result_is_equal_to_is_not_believed() {
     let (good, evil) = (Registry::start(), Registry::start());
     let (Some(writer), Some(victim)) = (machine(), machine()) else { return };

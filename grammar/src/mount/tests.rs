@@ -40,9 +40,20 @@ fn names_secrets_and_agents() {
         mode: 0o440,
         uid: 7,
         gid: 0,
+        cache_key: false,
     };
     assert_eq!(secret.kind, expected);
     assert_eq!(secret.target, None);
+}
+
+#[test]
+fn secrets_may_be_in_the_key() {
+    let in_key = |value: &str| match ok(value).kind {
+        MountKind::Secret { cache_key, .. } => cache_key,
+        other => panic!("{other:?}"),
+    };
+    assert!(in_key("type=secret,id=a,cachekey=true") && in_key("type=secret,id=a,cachekey"));
+    assert!(!in_key("type=secret,id=a,cachekey=false") && !in_key("type=secret,id=a"));
 }
 
 #[test]
@@ -85,6 +96,8 @@ fn says_what_is_wrong() {
         ("type=secret,id=a,sharing=locked", "`sharing` not allowed", None),
         ("type=ssh,source=x", "ssh mount does not support", None),
         ("target", "must be a key=value pair", None),
+        ("type=ssh,cachekey=true", "unexpected key `cachekey` for mount type `ssh`", Some("type=secret")),
+        ("type=secret,id=a,cachekey=2", "invalid value for cachekey", None),
     ];
     for (value, message, hint) in table {
         let error = parse(value).expect_err(value);

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -110,6 +111,12 @@ pub struct BuildArgs {
     /// Run the steps of these stages anew
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = CACHE)]
     pub no_cache_filter: Vec<String>,
+    /// Run steps anew whose results are older, e.g. 24h or 7d; 0 is --no-cache
+    #[arg(long, value_name = "DURATION", value_parser = cache::parse_ttl, help_heading = CACHE)]
+    pub cache_ttl: Option<Duration>,
+    /// Tell why each step ran
+    #[arg(long, help_heading = CACHE)]
+    pub explain: bool,
     /// Take results from a remote cache: an image name, type=registry,ref=NAME or type=local,src=DIR
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_from, help_heading = CACHE)]
     pub cache_from: Vec<CacheSpec>,
@@ -161,6 +168,9 @@ pub struct BuildArgs {
     /// Steps that run at once [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = STEPS)]
     pub jobs: Option<u32>,
+    /// After a failure, run what does not depend on it, and report all failures
+    #[arg(long, help_heading = STEPS)]
+    pub keep_going: bool,
 
     /// Time of the build in seconds since 1970, or `context` [env: SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "TIME", value_parser = choice::epoch, help_heading = REPRODUCIBILITY)]

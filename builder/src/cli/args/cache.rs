@@ -98,6 +98,11 @@ pub fn parse_from(text: &str) -> Result<CacheSpec, CacheError> {
     parse(text, false)
 }
 
+/// Parses `--cache-ttl`: a duration, or 0 without a unit.
+pub fn parse_ttl(text: &str) -> Result<std::time::Duration, super::amount::AmountError> {
+    if text == "0" { Ok(std::time::Duration::ZERO) } else { super::amount::duration(text) }
+}
+
 /// Parses the value of `--cache-to`; a text that is no attribute is an image.
 pub fn parse_to(text: &str) -> Result<CacheSpec, CacheError> {
     parse(text, true)

@@ -25,6 +25,7 @@ use super::select::{SelectedEntry, Selection};
 use super::tree::SourceTree;
 use crate::base::digest::{ContentDigest, Digest, KeyHasher};
 use crate::context::fingerprint::{Attributes, FileDigests, fingerprint};
+use crate::record::listing::{self, ListedFile, Listing};
 use crate::sys::error::FsError;
 use crate::sys::rootdir::Last;
 
@@ -43,6 +44,15 @@ pub fn digest_selection(
     selection: &Selection,
     files: &dyn FileDigests,
 ) -> Result<ContentDigest, CopyError> {
+    digest_files(tree, selection, files).map(|(digest, _)| digest)
+}
+
+/// [`digest_selection`], with the fingerprints of the regular files in their order.
+pub fn digest_files(
+    tree: &SourceTree<'_>,
+    selection: &Selection,
+    files: &dyn FileDigests,
+) -> Result<(ContentDigest, Vec<Digest>), CopyError> {
     let mut regular = Vec::new();
     for item in &selection.items {
         if item.is_directory() {
@@ -52,7 +62,8 @@ pub fn digest_selection(
             regular.push((item.path.as_slice(), &item.stat));
         }
     }
-    let mut contents = hash_all(tree, &regular, files)?.into_iter();
+    let all = hash_all(tree, &regular, files)?;
+    let mut contents = all.iter().copied();
 
     let mut hasher = KeyHasher::new(TAG);
     hasher.number(selection.items.len() as u64);
@@ -69,7 +80,41 @@ pub fn digest_selection(
             add_content(&mut hasher, &item.stat, &mut contents);
         }
     }
-    Ok(ContentDigest(hasher.finish()))
+    Ok((ContentDigest(hasher.finish()), all))
+}
+
+/// Adds a selection to a listing. `contents` are its fingerprints from [`digest_files`].
+pub fn list(tree: &SourceTree<'_>, selection: &Selection, contents: &[Digest], listing: &mut Listing) {
+    let mut contents = contents.iter();
+    let mut add = |path: &[u8], stat: &Stat, other: Option<Digest>| {
+        let content = if is_regular(stat) { contents.next().copied() } else { other };
+        let (letter, mode) = kind_and_mode(tree, stat);
+        let file = ListedFile {
+            kind: char::from(letter),
+            mode,
+            owner: tree.owner(stat),
+            content: content.map_or_else(|| "-".to_owned(), |digest| listing::short(&digest)),
+        };
+        listing.insert(path.to_vec(), file);
+    };
+    for item in &selection.items {
+        if !item.is_directory() {
+            add(&item.path, &item.stat, None);
+            continue;
+        }
+        for entry in &item.entries {
+            let other = match FileType::from_raw_mode(entry.stat.st_mode) {
+                FileType::Symlink => Some(Digest::of(&entry.target)),
+                FileType::Directory if !entry.attributes.is_empty() => {
+                    let mut hasher = KeyHasher::new("listed-attributes/v1");
+                    add_attributes(&mut hasher, &entry.attributes);
+                    Some(hasher.finish())
+                }
+                _ => None,
+            };
+            add(&entry.source, &entry.stat, other);
+        }
+    }
 }
 
 fn add_entry(
@@ -89,23 +134,29 @@ fn add_entry(
 }
 
 fn add_metadata(hasher: &mut KeyHasher, tree: &SourceTree<'_>, stat: &Stat) {
-    let kind: &[u8] = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => b"d",
-        FileType::Symlink => b"l",
-        FileType::CharacterDevice => b"c",
-        FileType::BlockDevice => b"b",
-        FileType::Fifo => b"p",
+    let (kind, mode) = kind_and_mode(tree, stat);
+    let (uid, gid) = tree.owner(stat);
+    hasher.field(&[kind]).number(u64::from(mode)).number(u64::from(uid)).number(u64::from(gid));
+}
+
+/// The type of a file as a letter, and its permissions as they count.
+fn kind_and_mode(tree: &SourceTree<'_>, stat: &Stat) -> (u8, u32) {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => b'd',
+        FileType::Symlink => b'l',
+        FileType::CharacterDevice => b'c',
+        FileType::BlockDevice => b'b',
+        FileType::Fifo => b'p',
         // A socket becomes an empty file (semantics fact 25).
-        _ => b"f",
+        _ => b'f',
     };
     let mode = match kind {
         // The mode of a link means nothing.
-        b"l" => 0o777,
+        b'l' => 0o777,
         _ if tree.local => stat.st_mode & 0o7777 & !FOREIGN_WRITE,
         _ => stat.st_mode & 0o7777,
     };
-    let (uid, gid) = tree.owner(stat);
-    hasher.field(kind).number(u64::from(mode)).number(u64::from(uid)).number(u64::from(gid));
+    (kind, mode)
 }
 
 fn add_content(hasher: &mut KeyHasher, stat: &Stat, contents: &mut impl Iterator<Item = Digest>) {

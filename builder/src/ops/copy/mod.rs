@@ -29,9 +29,9 @@ mod tests;
 pub mod tree;
 
 pub use crate::base::mode::{Mode, ModeError};
-pub use digest::digest_selection;
+pub use digest::{digest_files, digest_selection, list};
 pub use error::CopyError;
 pub use execute::{Archives, CopyOptions, ResolvedSource, execute};
 pub use mkdir::mkdir;
-pub use select::{SelectOptions, Selection, select};
+pub use select::{SelectOptions, Selection, select, select_literal};
 pub use tree::SourceTree;

@@ -91,6 +91,19 @@ pub fn select(tree: &SourceTree<'_>, path: &str, options: SelectOptions<'_>) -> 
     Ok(Selection { items })
 }
 
+/// What `path` means when it is no pattern.
+pub fn select_literal(
+    tree: &SourceTree<'_>,
+    path: &str,
+    options: SelectOptions<'_>,
+) -> Result<Selection, CopyError> {
+    let exclude = matcher(options.exclude)?;
+    let walk = Walk { tree, exclude: exclude.as_ref(), include: None };
+    let wanted = clean(path.as_bytes());
+    let found = tree.find(&wanted)?.ok_or_else(|| tree.not_found(&wanted))?;
+    Ok(Selection { items: walk.item(base_name(&wanted), found)?.into_iter().collect() })
+}
+
 /// A literal source; backslashes may be escapes (semantics fact 16) or part of the name.
 fn find_literal(tree: &SourceTree<'_>, wanted: &[u8]) -> Result<(Found, Vec<u8>), CopyError> {
     if let Some(found) = tree.find(wanted)? {

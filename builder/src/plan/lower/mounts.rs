@@ -125,13 +125,14 @@ impl Lowering<'_, '_> {
                 MountSource::Cache { id, sharing: cache_sharing(*sharing), mode, uid, gid, seed }
             }
             MountKind::Tmpfs { size_bytes } => MountSource::Tmpfs { size_bytes: *size_bytes },
-            MountKind::Secret { id, env, required, mode, uid, gid } => MountSource::Secret {
+            MountKind::Secret { id, env, required, mode, uid, gid, cache_key } => MountSource::Secret {
                 id: id.clone(),
                 env: env.clone(),
                 required: *required,
                 mode: *mode,
                 uid: *uid,
                 gid: *gid,
+                cache_key: *cache_key,
             },
             MountKind::Ssh { id, required, mode, uid, gid } => {
                 MountSource::Ssh { id: id.clone(), required: *required, mode: *mode, uid: *uid, gid: *gid }

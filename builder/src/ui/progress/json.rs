@@ -56,6 +56,7 @@ impl Json {
     pub fn handle(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Planned { step, name } => self.line("planned", now, Body::Planned { step: *step, name }),
+            Event::Waiting { step } => self.line("waiting", now, Body::Started { step: *step }),
             Event::Started { step } => self.line("started", now, Body::Started { step: *step }),
             Event::Log { step, stream, at, data } => self.log(*step, *stream, *at, data, now),
             Event::Progress { step, what, done_bytes, total_bytes } => {

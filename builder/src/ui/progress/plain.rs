@@ -73,6 +73,9 @@ impl Plain {
         match event {
             Event::Planned { .. } => {}
             Event::Started { step } => self.add(*step, known, now, |_, _| {}),
+            Event::Waiting { step } => self.add(*step, known, now, |pending, number| {
+                pending.waiting.extend_from_slice(format!("#{number} {}\n", super::ELSEWHERE).as_bytes());
+            }),
             Event::Log { step, stream, at, data } => {
                 self.add(*step, known, now, |pending, number| pending.log(number, *stream, *at, data));
             }

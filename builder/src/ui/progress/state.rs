@@ -49,6 +49,8 @@ pub struct Step {
     /// Since when it runs; `None` before and after.
     pub running_since: Option<Duration>,
     outcome: Option<Outcome>,
+    /// Another process runs it.
+    elsewhere: bool,
     tail: VecDeque<String>,
     streams: [Lines; 2],
     last_stream: usize,
@@ -81,7 +83,8 @@ impl Steps {
     pub fn handle(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Planned { step, name } => self.step(*step).name = Some(name.clone()),
-            Event::Started { step } => self.step(*step).running_since = Some(now),
+            Event::Started { step } => self.step(*step).start(now),
+            Event::Waiting { step } => self.step(*step).wait(now),
             Event::Log { step, stream, data, .. } => self.step(*step).log(*stream, data),
             Event::Progress { step, what, done_bytes, total_bytes } => {
                 self.step(*step).transfer(what, *done_bytes, *total_bytes, now);
@@ -137,6 +140,9 @@ impl Steps {
 impl Step {
     /// The last line of output that is not blank, an unfinished one included.
     pub fn last_line(&self) -> Option<String> {
+        if self.elsewhere {
+            return Some(super::ELSEWHERE.to_owned());
+        }
         let partial = tail_line(self.streams.get(self.last_stream).map_or(&[][..], Lines::partial));
         if !partial.trim().is_empty() {
             return Some(partial);
@@ -147,6 +153,17 @@ impl Step {
     /// What it is called.
     pub fn shown_name(&self) -> &str {
         self.name.as_deref().unwrap_or("")
+    }
+
+    fn start(&mut self, now: Duration) {
+        self.running_since = Some(now);
+        self.elsewhere = false;
+    }
+
+    /// Shown like a step that runs, since it is waited for.
+    fn wait(&mut self, now: Duration) {
+        self.running_since.get_or_insert(now);
+        self.elsewhere = true;
     }
 
     fn log(&mut self, stream: Stream, data: &[u8]) {
@@ -184,6 +201,7 @@ impl Step {
 
     fn finish(&mut self, outcome: &Outcome) {
         self.running_since = None;
+        self.elsewhere = false;
         self.outcome = Some(outcome.clone());
         self.transfers.clear();
         let tail = &mut self.tail;

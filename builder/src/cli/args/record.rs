@@ -1,0 +1,44 @@
+//! Options of the commands that look at what builds did.
+//!
+//! Invariants: none of them changes anything.
+
+use clap::Args;
+
+/// `kiln history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Show the last N builds only
+    #[arg(short = 'n', long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kiln log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Build, or the beginning of its id [default: the last one]
+    #[arg(value_name = "BUILD")]
+    pub build: Option<String>,
+    /// Only this step, by the number that progress shows
+    #[arg(long, value_name = "N")]
+    pub step: Option<u32>,
+    /// Only lines that match a regular expression
+    #[arg(long, value_name = "RE")]
+    pub grep: Option<regex::bytes::Regex>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kiln explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Build, or the beginning of its id [default: the last one]
+    #[arg(value_name = "BUILD")]
+    pub build: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
