@@ -1,6 +1,7 @@
 //! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
 //! the command line is one of them.
 
+mod heal;
 mod lint;
 mod output;
 mod resolve;
@@ -190,7 +191,10 @@ pub enum BuildError {
 /// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
 pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
     let mut course = Course::default();
-    let result = run_course(environment, request, &mut course);
+    let result = heal::healing(environment.store, request, || {
+        course = Course::default();
+        run_course(environment, request, &mut course)
+    });
     if let Some(recorder) = &request.recorder {
         recorder.end(&course.ending(&result));
     }
@@ -243,6 +247,7 @@ fn run_course(
         imports.finish();
     }
     let (solved, image) = made?;
+    settle(environment.store, &solved, request);
     Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
 }
 
@@ -382,6 +387,15 @@ impl Builder<'_> {
             imports.settle().map_err(import_failed)?;
         }
         Ok((solved, image))
+    }
+}
+
+/// Notes what was used, and sees to it that what was made outlives the machine's power. The image is there already, so
+/// nothing of this makes a build fail.
+fn settle(store: &Store, solved: &solve::Solved, request: &Request) {
+    let synced = if solved.executed > 0 { store.sync_if_cheap() } else { Ok(()) };
+    if let Err(error) = store.write_uses().and(synced) {
+        request.events.warn(error.to_string());
     }
 }
 

@@ -221,7 +221,7 @@ impl Upload<'_> {
         if let Some(VertexResult::Fs(result)) = self.solved.results.get(&id) {
             return Ok(Some(result.clone()));
         }
-        let stored = self.environment.store.database().step(key)?;
+        let stored = self.environment.store.use_step(key)?;
         Ok(stored
             .filter(|result| self.snapshots.is_complete(&result.state))
             .or_else(|| self.imports?.known(key)))

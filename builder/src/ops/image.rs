@@ -72,7 +72,10 @@ pub(super) fn execute(spec: &ImageSpec, context: &Context<'_>) -> Result<StepRes
     let mut known: Vec<Option<SnapshotId>> = Vec::new();
     for chain in &chains {
         let snapshot = database.snapshot_of_chain(chain)?;
-        let there = snapshot.as_ref().is_some_and(|id| context.snapshots.exists(id));
+        let there = match &snapshot {
+            Some(id) => context.snapshots.claim(id)?,
+            None => false,
+        };
         if snapshot.is_some() && !there {
             database.forget_chain(chain)?;
         }
@@ -160,7 +163,14 @@ fn unpack(
     let id = unpack_into(begun, &blob.digest, diff_id, below, context)?;
     store.database().add_blob(&diff_id, "original", &blob)?;
     store.database().add_image_layer(&id, &diff_id)?;
-    Ok(store.database().claim_chain(chain, &id)?)
+    loop {
+        let first = store.database().claim_chain(chain, &id)?;
+        if first == id || context.snapshots.claim(&first)? {
+            return Ok(first);
+        }
+        // Another process was first, and its snapshot has been removed since.
+        store.database().forget_chain(chain)?;
+    }
 }
 
 /// Unpacks a blob of the store as the layer on top of `below`, and commits it.

@@ -180,7 +180,7 @@ impl<'a> Imports<'a> {
     fn ask(&self, keys: &[CacheKey]) -> Result<(), OpError> {
         let find = |key: &CacheKey| -> Result<_, OpError> {
             // What the store has is not asked for.
-            let known = keys.len() > 1 && self.setup.store.database().step(key)?.is_some();
+            let known = keys.len() > 1 && self.setup.store.use_step(key)?.is_some();
             Ok((*key, known, if known { None } else { self.find(key)? }))
         };
         for (key, known, hit) in parallel::try_map(keys, LOOKUPS_AT_ONCE, find)? {
@@ -304,8 +304,9 @@ impl<'a> Imports<'a> {
         if let Some(id) = self.state().names.get(&chain) {
             return Ok(id.clone());
         }
-        let here = store.database().snapshot_of_chain(&chain)?.filter(|id| self.snapshots.exists(id));
-        if let Some(id) = here {
+        if let Some(id) = store.database().snapshot_of_chain(&chain)?
+            && self.snapshots.claim(&id)?
+        {
             self.state().names.insert(chain, id.clone());
             return Ok(id);
         }

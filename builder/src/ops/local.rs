@@ -147,7 +147,7 @@ impl LocalExecutor<'_> {
 
     /// A result of this machine.
     fn stored(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
-        let Some(result) = self.store.database().step(key)? else { return Ok(None) };
+        let Some(result) = self.store.use_step(key)? else { return Ok(None) };
         if self.snapshots.is_complete(&result.state) {
             return Ok(Some(result));
         }

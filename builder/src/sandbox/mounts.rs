@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - a mount point inside the rootfs is found by [`RootDir`], so a symlink in the image never leads outside;
-//! - a mount point that is missing everywhere is made and reported, so that kiln can take it out of the diff.
+//! - a mount point that is missing everywhere is made and reported, so that kiln can take it out of the diff;
+//! - no device node works but those that kiln shows: a cache mount has NODEV, overlays made here have it from the kernel.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -244,7 +245,11 @@ fn user(spec: &SandboxMount, labels: &SandboxLabels, mounted: &mut Mounted) -> i
         SandboxSource::Layers { lowers, upper, path } => layers(lowers, upper.as_ref(), path, labels)?,
         SandboxSource::Directory { path } => {
             let fd = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            (mount::clone_tree(fd.as_fd(), false)?, Kind::Directory)
+            let mount = mount::clone_tree(fd.as_fd(), false)?;
+            // This is the host's file system, where device nodes work, and an image may have filled the directory.
+            let set = Some(MountAttrFlags::MOUNT_ATTR_NODEV);
+            mount::set_attributes(mount.as_fd(), Attributes { set, ..Attributes::default() })?;
+            (mount, Kind::Directory)
         }
         SandboxSource::HostFile { path } => (mount::clone_path(Path::new(path), false)?, Kind::File),
         SandboxSource::Tmpfs { size_bytes } => {
@@ -285,7 +290,20 @@ fn user(spec: &SandboxMount, labels: &SandboxLabels, mounted: &mut Mounted) -> i
         let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
         mount::set_attributes(mount.as_fd(), Attributes { set, ..Attributes::default() })?;
     }
+    refuse_proc(&mounted.root, &spec.target)?;
     place(mount.as_fd(), &spec.target, kind, mounted)
+}
+
+/// Nothing may be put over the kernel's files about processes, neither by the Buildfile nor by a symlink of the image:
+/// kiln itself writes there (labels), as do programs that drop privileges. Other runtimes refuse it too.
+fn refuse_proc(root: &RootDir, target: &str) -> io::Result<()> {
+    // A parent that is missing is not in /proc, where none can be made.
+    let Ok(entry) = root.entry(target.as_bytes(), Last::Follow, None) else { return Ok(()) };
+    let is_proc = |fd: BorrowedFd<'_>| fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == fs::PROC_SUPER_MAGIC);
+    if is_proc(entry.dir.as_fd()) || entry.open(OFlags::PATH).is_ok_and(|point| is_proc(point.as_fd())) {
+        return Err(io::Error::other("it is inside /proc, where nothing can be mounted"));
+    }
+    Ok(())
 }
 
 /// A path in a stack of layers, as a detached mount of its own.

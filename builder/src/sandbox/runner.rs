@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::cgroup::Hits;
@@ -179,7 +179,7 @@ impl Sandboxes {
     ) -> Result<Ended, SandboxError> {
         let deadline = stop.timeout.map(|timeout| (Instant::now() + timeout, timeout));
         let (ours, theirs) = message::pair().map_err(SandboxError::Talk)?;
-        let (mut pipes, stdio) = stdio(&streams).map_err(SandboxError::Talk)?;
+        let (mut pipes, stdio) = stdio(&streams).map_err(|error| SandboxError::Prepare(error.to_string()))?;
         self.request(spec, &theirs, &stdio)?;
         drop((theirs, stdio));
         let mut follow = Follow {
@@ -310,11 +310,15 @@ type Pipes = Vec<(Stream, std::fs::File)>;
 fn stdio(streams: &Streams<'_>) -> io::Result<(Pipes, [OwnedFd; 3])> {
     match streams {
         Streams::Inherited => {
-            let stdio = [
-                rustix::stdio::stdin().try_clone_to_owned()?,
-                rustix::stdio::stdout().try_clone_to_owned()?,
-                rustix::stdio::stderr().try_clone_to_owned()?,
-            ];
+            let own = |fd: BorrowedFd<'_>| -> io::Result<OwnedFd> {
+                // From an open directory of the host `..` leads to all of it.
+                if FileType::from_raw_mode(fstat(fd)?.st_mode).is_dir() {
+                    return Err(io::Error::other("a directory cannot be a standard stream of a command"));
+                }
+                fd.try_clone_to_owned()
+            };
+            let stdio =
+                [own(rustix::stdio::stdin())?, own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?];
             Ok((Vec::new(), stdio))
         }
         Streams::Captured(_) => {

@@ -81,6 +81,8 @@ pub fn main() -> ! {
 fn serve() -> io::Result<()> {
     // Terminal signals go to kiln alone, which decides what happens to the commands.
     let _ = rustix::process::setsid();
+    // A command without a seccomp filter must not possess the keys of the session that kiln was started in.
+    process::new_session_keyring()?;
     // The socket comes as standard input because that survives exec; it must not reach the commands.
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = std::fs::File::open("/dev/null")?;
@@ -160,7 +162,11 @@ fn prepare(hello: &Hello) -> io::Result<()> {
         let tree = mount::clone_path(Path::new(&hello.store), false)?;
         mount::set_attributes(
             tree.as_fd(),
-            Attributes { idmap: Some(namespace.as_fd()), ..Attributes::default() },
+            Attributes {
+                set: Some(MountAttrFlags::MOUNT_ATTR_NODEV),
+                idmap: Some(namespace.as_fd()),
+                ..Attributes::default()
+            },
         )
         .map_err(|e| {
             io::Error::new(

@@ -15,7 +15,7 @@ use super::pending::{LostLayer, Pending, PendingBlob};
 use crate::base::digest::ContentDigest;
 use crate::base::limits::MAX_LAYERS;
 use crate::store::records::{FsState, LayerRef, SnapshotId};
-use crate::store::{Store, StoreError, remove_tree};
+use crate::store::{Store, StoreError, Thing, remove_tree};
 use crate::sys::mount::{self, Overlay};
 use crate::sys::rootdir::RootDir;
 
@@ -121,6 +121,15 @@ impl<'a> Snapshots<'a> {
         Ok(self.pending.map_or(Ok(()), |pending| pending.fetch(id))?)
     }
 
+    /// Whether a snapshot that was found by a row may be used: it is there, and stays until this process ends.
+    ///
+    /// # Errors
+    /// When the store's locks cannot be had.
+    pub fn claim(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
+        self.store.lease(Thing::Snapshot(id))?;
+        Ok(self.store.database().snapshot_created(id)?.is_some() && self.exists(id))
+    }
+
     /// Whether a snapshot's directory is there.
     pub fn exists(&self, id: &SnapshotId) -> bool {
         self.fs(id).is_dir()
@@ -164,6 +173,7 @@ impl<'a> Snapshots<'a> {
             mode = metadata.mode() & 0o7777;
             owner = (metadata.uid(), metadata.gid());
         }
+        self.store.lease(Thing::Snapshot(&id))?;
         let directory = self.store.path(&format!("snapshots/{}", id.0));
         let make = || -> io::Result<()> {
             fs::DirBuilder::new().mode(0o700).create(&directory)?;

@@ -5,7 +5,8 @@
 //! - a detached mount dies with its last descriptor: kill -9 leaves nothing behind;
 //! - overlay is always mounted with `userxattr`, so that the same directories serve root and rootless runs; it also
 //!   implies `redirect_dir=nofollow` and `metacopy=off` (the kernel refuses to be told so as well). With `index`
-//!   off, an upper directory is a plain diff (semantics 82).
+//!   off, an upper directory is a plain diff (semantics 82);
+//! - device nodes of an image cannot be opened through an overlay, not by kiln either: opening some does something.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -54,8 +55,8 @@ pub fn overlay(overlay: &Overlay<'_>) -> io::Result<OwnedFd> {
             fsconfig_set_string(&context, key, value)?;
         }
         fsconfig_create(&context)?;
-        let attributes =
-            if overlay.upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+        let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+        attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, overlay.upper.is_none());
         Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     };
     configure().map_err(|error| explain(&context, error))

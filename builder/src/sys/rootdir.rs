@@ -301,13 +301,15 @@ impl Entry {
 
     /// Opens the entry for reading when it is a regular file.
     pub fn open_regular(&self) -> io::Result<File> {
-        // O_NONBLOCK: opening a fifo must not wait for a writer before its type is known.
-        let fd = self.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
-        let kind = FileType::from_raw_mode(fs::fstat(&fd)?.st_mode);
+        // What it is must be known before it is opened: opening a fifo waits for a writer, and opening a device does
+        // what its driver likes (a watchdog starts to count).
+        let found = self.open(OFlags::PATH)?;
+        let kind = FileType::from_raw_mode(fs::fstat(&found)?.st_mode);
         if !kind.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(File::from(fd))
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(File::from(fs::open(proc_path(found.as_fd()), flags, Mode::empty())?))
     }
 }
 
