@@ -18,7 +18,7 @@ use kiln_grammar::span::Span;
 use crate::base::cancel::CancelToken;
 use crate::base::digest::Digest;
 use crate::base::events::{Event, EventSink, Outcome};
-use crate::cache::{CacheError, Location};
+use crate::cache::CacheError;
 use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::archive::OutputFailure;
@@ -37,6 +37,7 @@ use crate::registry::{Client, RegistryError};
 use crate::sandbox::net::resolv::HostDns;
 use crate::sandbox::runner::Sandboxes;
 use crate::snapshot::apply::Ownership;
+use crate::snapshot::mounts::MountError;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
 use crate::snapshot::pending::Pending;
 use crate::solve::{self, Account, Ledger, Look, Options, Solved};
@@ -46,7 +47,7 @@ use upload::Upload;
 
 pub use resolve::{PullPolicy, Resolver};
 pub use run::{RunRequest, run};
-pub use upload::{CacheMode, CacheTarget};
+pub use upload::{CacheMode, CacheSource, CacheTarget};
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -84,7 +85,7 @@ pub struct Request {
     /// Clamp file times in new layers to the epoch, when there is one.
     pub rewrite_timestamps: bool,
     /// Remote caches to take results from, in this order.
-    pub cache_from: Vec<Location>,
+    pub cache_from: Vec<CacheSource>,
     /// Remote caches to write results to.
     pub cache_to: Vec<CacheTarget>,
     /// Most steps at a time.
@@ -179,6 +180,8 @@ pub enum BuildError {
         #[source]
         source: Box<CacheError>,
     },
+    #[error("cannot export a cache mount")]
+    Mount(#[source] MountError),
     #[error("remote caches cannot be used")]
     CacheImport(#[source] Box<OpError>),
     #[error("the build was stopped")]
@@ -270,7 +273,8 @@ fn imports<'a>(
     }
     let setup = ImportSetup {
         store: environment.store,
-        caches: request.cache_from.iter().map(|place| place.open(environment.registry)).collect(),
+        caches: request.cache_from.iter().map(|source| source.location.open(environment.registry)).collect(),
+        mounts: request.cache_from.iter().map(|source| source.mounts.clone()).collect(),
         fetcher: resolver,
         images: base_images(plan).cloned().collect(),
         epoch: output::cache_epoch(request, plan),

@@ -17,14 +17,16 @@ use super::{BuildError, Environment, Request, output};
 use crate::base::digest::{CacheKey, DiffId};
 use crate::base::events::{Event, Outcome, Stream};
 use crate::base::parallel;
+use crate::cache::mount::Mounts;
 use crate::cache::record::{Record, RecordLayer, RecordStep};
 use crate::cache::{self, Cache, CacheError, Location, Tag};
 use crate::export::layers::{self, Absent, ExportedLayer, LayerOptions};
 use crate::image::reference::Reference;
-use crate::layer::compress::Compression;
+use crate::layer::compress::{Compression, Compressor};
 use crate::ops::Imports;
 use crate::ops::executor::VertexResult;
-use crate::plan::graph::{Graph, Op, Plan, VertexId};
+use crate::plan::graph::{Graph, MountSource, Op, Plan, VertexId};
+use crate::snapshot::mounts::{self, MountError};
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::{Solved, is_step};
 use crate::store::records::StepResult;
@@ -57,6 +59,17 @@ pub struct CacheTarget {
     pub compression: Option<Compression>,
     /// Compress again what has another compression.
     pub force_compression: bool,
+    /// Cache mounts that are written as well.
+    pub mounts: Mounts,
+}
+
+/// Where results are taken from.
+#[derive(Debug, Clone)]
+pub struct CacheSource {
+    /// The cache.
+    pub location: Location,
+    /// Cache mounts that are taken as well, where there is none here.
+    pub mounts: Mounts,
 }
 
 /// What uploading works with.
@@ -163,7 +176,84 @@ impl Upload<'_> {
         let put = |(record, tags): &(Record, Vec<Tag>)| cache::put(cache, tags, record);
         parallel::try_map(&records, AT_ONCE, put).map_err(failed)?;
         let layers = sent.iter().filter(|sent| **sent).count();
-        Ok(format!("{} of {} steps were new, {layers} layers were sent", records.len(), steps.len()))
+        let mut told =
+            format!("{} of {} steps were new, {layers} layers were sent", records.len(), steps.len());
+        if target.mounts != Mounts::None {
+            let mounts = self.mounts(target, cache, &failed)?;
+            told.push_str(&format!(", {mounts} cache mounts were sent"));
+        }
+        Ok(told)
+    }
+
+    /// Writes the cache mounts that the build uses. Gives their number.
+    fn mounts(
+        &self,
+        target: &CacheTarget,
+        cache: &dyn Cache,
+        failed: &(dyn Fn(CacheError) -> BuildError + Sync),
+    ) -> Result<usize, BuildError> {
+        let used = self.solved.keys.keys().flat_map(|id| match &self.plan.graph.vertex(*id).op {
+            Op::Run(spec) => &spec.mounts[..],
+            _ => &[],
+        });
+        let ids: BTreeSet<&str> = used
+            .filter_map(|mount| match &mount.source {
+                MountSource::Cache { id, .. } if target.mounts.include(id) => Some(id.as_str()),
+                _ => None,
+            })
+            .collect();
+        let mut sent = 0;
+        for id in ids {
+            // When nothing ran, nothing has changed.
+            let unchanged = self.solved.executed == 0;
+            if unchanged && cache.has_manifest(&cache::mount::tag(id)).map_err(failed)? {
+                continue;
+            }
+            sent += usize::from(self.mount(id, cache, failed)?);
+        }
+        Ok(sent)
+    }
+
+    /// Writes a cache mount, unless there is none or the cache has the very same.
+    fn mount(
+        &self,
+        id: &str,
+        cache: &dyn Cache,
+        failed: &(dyn Fn(CacheError) -> BuildError + Sync),
+    ) -> Result<bool, BuildError> {
+        let (store, cancel) = (self.environment.store, &self.request.cancel);
+        if store.use_cache_mount(id)?.is_none() {
+            return Ok(false);
+        }
+        let incoming = store.incoming_blob()?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let write = || -> Result<_, MountError> {
+            let io = |source| MountError::Io { action: "write", path: incoming.path().to_owned(), source };
+            let mut out =
+                Compressor::new(incoming.writer()?, Compression::DEFAULT_ZSTD, threads).map_err(io)?;
+            mounts::export(store, id, cancel, &mut out)?;
+            let (buffer, digest, size) = out.finish().map_err(io)?.finish();
+            buffer.into_inner().map_err(|e| io(e.into_error()))?;
+            Ok(cache::mount::descriptor(digest, size))
+        };
+        let archive = match write() {
+            Ok(archive) => archive,
+            Err(MountError::Cancelled) => return Err(BuildError::Cancelled),
+            // Something else uses it: the next build writes it.
+            Err(error @ MountError::Changed { .. }) => {
+                self.request.events.warn(format!("the cache mount `{id}` is not written: {error}"));
+                return Ok(false);
+            }
+            Err(error) => return Err(BuildError::Mount(error)),
+        };
+        if cache.has_blob(&archive, &[]).map_err(failed)? {
+            // The artifact may have been deleted, or be of an earlier state.
+            cache::mount::put(cache, id, &archive).map_err(failed)?;
+            return Ok(false);
+        }
+        cache.put_blob(&archive, &incoming.path().to_owned()).map_err(failed)?;
+        cache::mount::put(cache, id, &archive).map_err(failed)?;
+        Ok(true)
     }
 
     /// Writes a layer, unless it is there.

@@ -1,7 +1,7 @@
 //! Caches outside of this machine's store: a registry, or a directory that something else carries about.
 //!
-//! A cache holds one small OCI artifact for each step and key. Its tag is the key ([`Tag`]), its config is the step's
-//! record ([`record::Record`]), its layers are those that the build added to the base image. So a look-up is one
+//! A cache holds one small OCI artifact for each step and key, and one for each cache mount that travels ([`mount`]). A
+//! step's tag is the key ([`Tag`]), its config is the step's record ([`record::Record`]), its layers are those that the build added to the base image. So a look-up is one
 //! request, writers never write the same thing (there is no index of everything that one of them could lose), and
 //! whatever a registry has kept of a step it has kept whole.
 //!
@@ -10,35 +10,28 @@
 //! - what [`Cache::blob`] wrote counts only when it returned `Ok`: size and digest were right then;
 //! - an artifact is written after everything that it names.
 
+mod artifact;
 mod directory;
+pub mod mount;
 pub mod record;
 mod registry;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
+use artifact::Artifact;
 pub use directory::DirectoryCache;
 pub use registry::RegistryCache;
 
 use crate::base::digest::{CacheKey, Digest};
-use crate::image::manifest::{Descriptor, Manifest, media_type, to_bytes};
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::registry::{BlobSource, Client, RegistryError};
 use crate::sys::error::FsError;
 use record::{MAX_RECORD_BYTES, MEDIA_TYPE, Record, RecordError};
-
-/// Largest record that lies inside its manifest as well, which saves a request.
-const MAX_INLINE_BYTES: usize = 64 * 1024;
-/// OCI image spec, "Guidance for an Empty Descriptor": stands for the layers of a step that added none.
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
-const EMPTY: &[u8] = b"{}";
 
 /// Why a cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -189,74 +182,26 @@ pub trait Cache: Sync + fmt::Debug {
 /// Looks for the record of a key.
 pub fn find(cache: &dyn Cache, key: &CacheKey, epoch: Option<i64>) -> Result<Option<Record>, CacheError> {
     let tag = Tag::new(key, epoch);
-    let Some(bytes) = cache.manifest(&tag)? else { return Ok(None) };
-    let place = format!("{}:{tag}", cache.name());
-    let wrong = |reason| CacheError::Artifact { place: place.clone(), reason };
-    let manifest: Manifest = serde_json::from_slice(&bytes)
-        .map_err(|e| CacheError::Record { place: place.clone(), source: e.into() })?;
-    let config = &manifest.config;
-    if config.media_type != MEDIA_TYPE {
-        return Err(wrong("it has another media type"));
-    }
-    if config.size > MAX_RECORD_BYTES {
-        return Err(wrong("its record is too large"));
-    }
-    let bytes = match inline(config) {
-        Some(bytes) => bytes,
-        None => {
-            let mut bytes = Vec::new();
-            // Only the bytes are fetched that the descriptor states, from nowhere but the cache itself.
-            let config = Descriptor::new(&config.media_type, config.digest, config.size);
-            cache.blob(&config, &mut bytes, &|_| ())?;
-            bytes
-        }
+    let Some(Artifact { place, config, layers }) = artifact::read(cache, &tag, MEDIA_TYPE, MAX_RECORD_BYTES)?
+    else {
+        return Ok(None);
     };
     let record =
-        Record::parse(&bytes).map_err(|source| CacheError::Record { place: place.clone(), source })?;
+        Record::parse(&config).map_err(|source| CacheError::Record { place: place.clone(), source })?;
     if !record.keys.contains(key) || record.epoch != epoch {
-        return Err(wrong("its record belongs to another step"));
+        return Err(CacheError::Artifact { place, reason: "its record belongs to another step" });
     }
-    let listed = manifest.layers.iter().map(|layer| layer.digest).filter(|layer| *layer != Digest::of(EMPTY));
-    if !listed.eq(record.layers.iter().map(|layer| layer.digest)) {
-        return Err(wrong("its record names other layers than its manifest"));
+    if !layers.iter().eq(record.layers.iter().map(|layer| &layer.digest)) {
+        return Err(CacheError::Artifact {
+            place,
+            reason: "its record names other layers than its manifest",
+        });
     }
     Ok(Some(record))
 }
 
-/// The content that a descriptor carries (OCI image spec, `descriptor.md`, `data`); none when it is not what the
-/// digest says.
-fn inline(descriptor: &Descriptor) -> Option<Vec<u8>> {
-    let text = descriptor.extra.get("data")?.as_str()?;
-    let bytes = BASE64.decode(text).ok()?;
-    (bytes.len() as u64 == descriptor.size && Digest::of(&bytes) == descriptor.digest).then_some(bytes)
-}
-
 /// Writes the artifact of a step whose layers are there, under `tags`.
 pub fn put(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
-    let put_bytes = |kind: &str, bytes: &[u8]| {
-        let blob = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
-        if !cache.has_blob(&blob, &[])? {
-            cache.put_blob(&blob, &bytes.to_vec())?;
-        }
-        Ok::<_, CacheError>(blob)
-    };
-    let bytes = record.to_bytes();
-    let mut config = put_bytes(MEDIA_TYPE, &bytes)?;
-    if bytes.len() <= MAX_INLINE_BYTES {
-        config.extra.insert("data".to_owned(), BASE64.encode(&bytes).into());
-    }
-    let mut layers: Vec<Descriptor> = record.layers.iter().map(record::RecordLayer::descriptor).collect();
-    if layers.is_empty() {
-        layers.push(put_bytes(EMPTY_TYPE, EMPTY)?);
-    }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media_type::OCI_MANIFEST.to_owned(),
-        config,
-        layers,
-        annotations: BTreeMap::new(),
-        extra: BTreeMap::from([("artifactType".to_owned(), MEDIA_TYPE.into())]),
-    };
-    let bytes = to_bytes(&manifest);
-    tags.iter().try_for_each(|tag| cache.put_manifest(tag, &bytes))
+    let layers = record.layers.iter().map(record::RecordLayer::descriptor).collect();
+    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers)
 }

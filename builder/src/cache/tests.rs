@@ -1,8 +1,13 @@
 //! What every cache has to do, done with each kind.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::artifact::MAX_INLINE_BYTES;
 use super::record::{Record, RecordLayer, RecordStep};
 use super::*;
 use crate::base::digest::DiffId;
+use crate::image::manifest::{Descriptor, media_type};
 use crate::registry::tests::client;
 use crate::registry::tests::fake_registry::FakeRegistry;
 
@@ -127,6 +132,27 @@ fn manifests_that_are_no_steps_are_refused() {
         let forged = good.replace(data, &BASE64.encode("{}"));
         open().put_manifest(&tag, forged.as_bytes()).unwrap();
         assert_eq!(find(&*open(), &key("a"), None).unwrap(), Some(record(&["a"], None, &[LAYER])));
+    });
+}
+
+#[test]
+fn a_cache_mount_is_found_by_its_id_and_the_last_one_wins() {
+    each(|open| {
+        put(&*open(), &[Tag::new(&key("b"), None)], &record(&["b"], None, &[])).unwrap();
+        assert_eq!(mount::find(&*open(), "npm").unwrap(), None);
+        for bytes in [&b"first"[..], b"second"] {
+            let archive = mount::descriptor(Digest::of(bytes), bytes.len() as u64);
+            open().put_blob(&archive, &bytes.to_vec()).unwrap();
+            mount::put(&*open(), "npm", &archive).unwrap();
+            assert_eq!(mount::find(&*open(), "npm").unwrap(), Some(archive));
+        }
+        let other = open().manifest(&mount::tag("npm")).unwrap().unwrap();
+        open().put_manifest(&mount::tag("go"), &other).unwrap();
+        let error = mount::find(&*open(), "go").unwrap_err();
+        assert!(error.to_string().contains("another cache mount"), "{error}");
+        // A step is no mount, and the other way round.
+        open().put_manifest(&Tag::new(&key("a"), None), &other).unwrap();
+        assert!(find(&*open(), &key("a"), None).unwrap_err().is_about_one_step());
     });
 }
 

@@ -216,7 +216,7 @@ fn request(
         names: args.tags.clone(),
         outputs: outputs(args),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
-        cache_from: args.cache_from.iter().map(|cache| cache.location.clone()).collect(),
+        cache_from: args.cache_from.iter().map(CacheSpec::source).collect(),
         cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
         jobs,
         keep_going: args.keep_going,

@@ -8,7 +8,7 @@ use crate::context;
 use crate::ops::copy::CopyError;
 use crate::registry::RegistryError;
 use crate::sandbox::runner::SandboxError;
-use crate::snapshot::{apply, diff, overlay::SnapshotError};
+use crate::snapshot::{apply, diff, mounts::MountError, overlay::SnapshotError};
 use crate::store::StoreError;
 use crate::sys::error::FsError;
 
@@ -86,6 +86,8 @@ pub enum OpError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Cache(#[from] Box<CacheError>),
+    #[error(transparent)]
+    Mount(#[from] Box<MountError>),
     #[error(transparent)]
     Http(#[from] context::http::FetchError),
     #[error(transparent)]

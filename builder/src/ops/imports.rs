@@ -16,6 +16,7 @@
 //! - a step is stored under its keys only when all its layers are here.
 
 mod layers;
+mod mounts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -32,8 +33,9 @@ use crate::base::causes::one_line;
 use crate::base::digest::{CacheKey, DiffId, Digest, KeyHasher};
 use crate::base::events::{EventSink, StepNumber};
 use crate::base::parallel;
+use crate::cache::mount::Mounts;
 use crate::cache::record::Record;
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, CacheError};
 use crate::image::reference::Reference;
 use crate::plan::graph::{ImageLayer, ResolvedImage};
 use crate::snapshot::apply::Ownership;
@@ -53,6 +55,8 @@ pub struct ImportSetup<'a> {
     pub store: &'a Store,
     /// The caches in the order in which they are asked.
     pub caches: Vec<Box<dyn Cache>>,
+    /// For each cache, which cache mounts come from it.
+    pub mounts: Vec<Mounts>,
     /// Brings layers of base images.
     pub fetcher: &'a dyn LayerFetcher,
     /// The base images of the build.
@@ -75,6 +79,8 @@ pub struct Imports<'a> {
     snapshots: Snapshots<'a>,
     /// Never held while anything is transferred or unpacked.
     state: Mutex<State>,
+    /// Cache mounts that were looked for. Held while one is brought, so that nobody uses it before it is complete.
+    mounts: Mutex<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for Imports<'_> {
@@ -121,7 +127,7 @@ impl<'a> Imports<'a> {
     /// Nothing is asked yet.
     pub fn new(setup: ImportSetup<'a>) -> Result<Self, OpError> {
         let snapshots = Snapshots::new(setup.store)?;
-        Ok(Self { setup, snapshots, state: Mutex::default() })
+        Ok(Self { setup, snapshots, state: Mutex::default(), mounts: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -217,16 +223,19 @@ impl<'a> Imports<'a> {
                 }
                 Err(_) if self.setup.cancel.is_cancelled() => return Err(OpError::Cancelled),
                 Err(error) if error.is_about_one_step() => self.refuse(number, key, &one_line(&error)),
-                Err(error) => {
-                    if self.state().down.insert(number) {
-                        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                        let (name, why) = (cache.name(), one_line(&error));
-                        self.setup.events.warn(format!("cache `{name}` is left out: {why}{hint}"));
-                    }
-                }
+                Err(error) => self.leave_out(number, &error),
             }
         }
         Ok(None)
+    }
+
+    fn leave_out(&self, number: usize, error: &CacheError) {
+        if self.state().down.insert(number) {
+            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            let name = self.setup.caches.get(number).map(|cache| cache.name()).unwrap_or_default();
+            let why = one_line(error);
+            self.setup.events.warn(format!("cache `{name}` is left out: {why}{hint}"));
+        }
     }
 
     fn refuse(&self, cache: usize, key: &CacheKey, why: &str) {

@@ -2,8 +2,9 @@
 //!
 //! Invariants: what a type needs is there; a type that kiln does not have is refused here, not in mid-build.
 
-use crate::build::{CacheMode, CacheTarget};
+use crate::build::{CacheMode, CacheSource, CacheTarget};
 use crate::cache::Location;
+use crate::cache::mount::Mounts;
 use crate::export::spec::attributes::{self, AttributeError, closest};
 use crate::export::spec::{self, OutputError};
 use crate::image::reference::{Reference, ReferenceError};
@@ -24,6 +25,8 @@ pub struct CacheSpec {
     pub force_compression: bool,
     /// `registry.insecure`: plain http, or any certificate.
     pub insecure: bool,
+    /// `mounts`: which cache mounts travel.
+    pub mounts: Mounts,
 }
 
 /// Why a text is not a cache.
@@ -73,9 +76,9 @@ pub enum CacheError {
     /// A name with a digest.
     #[error("`{0}` has a digest; a cache is a repository, whose steps are found by their own tags")]
     Digest(String),
-    /// Cache mounts.
-    #[error("`mounts={0}`: cache mounts do not travel with a remote cache in this version")]
-    Mounts(String),
+    /// No cache mount.
+    #[error("`mounts` names no cache mount; write mounts=all or mounts=ID")]
+    Mounts,
     /// A bad compression.
     #[error(transparent)]
     Compression(#[from] OutputError),
@@ -172,9 +175,6 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
             return Err(CacheError::Format(key.to_owned()));
         }
     }
-    if let Some(mounts) = given("mounts") {
-        return Err(CacheError::Mounts(mounts.to_owned()));
-    }
     Ok(CacheSpec {
         location: location(name, place)?,
         mode: match given("mode") {
@@ -186,6 +186,12 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         compression: compression(given("compression"), given("compression-level"))?,
         force_compression: flag("force-compression")?,
         insecure: flag("registry.insecure")?,
+        mounts: match given("mounts") {
+            None => Mounts::None,
+            Some("") => return Err(CacheError::Mounts),
+            Some("all") => Mounts::All,
+            Some(id) => Mounts::Only(id.to_owned()),
+        },
     })
 }
 
@@ -215,7 +221,13 @@ impl CacheSpec {
             ignore_error: self.ignore_error,
             compression: self.compression,
             force_compression: self.force_compression,
+            mounts: self.mounts.clone(),
         }
+    }
+
+    /// What `--cache-from` asks for.
+    pub fn source(&self) -> CacheSource {
+        CacheSource { location: self.location.clone(), mounts: self.mounts.clone() }
     }
 
     /// The registry that need not have a good certificate.
@@ -269,7 +281,7 @@ mod tests {
             "type=local,dest=a,dest=b",
             "type=local,dest=a,oci-mediatypes=false",
             "type=local,dest=a,compression=lzma",
-            "type=local,dest=a,mounts=all",
+            "type=local,dest=a,mounts=",
             "type=inline",
             "type=gha,scope=a",
             "type=s3,bucket=b",
@@ -304,8 +316,8 @@ mod tests {
             `oci-mediatypes=false` is not possible: steps are kept as OCI image manifests
         type=local,dest=a,compression=lzma
             unknown compression `lzma`; use gzip, zstd or uncompressed
-        type=local,dest=a,mounts=all
-            `mounts=all`: cache mounts do not travel with a remote cache in this version
+        type=local,dest=a,mounts=
+            `mounts` names no cache mount; write mounts=all or mounts=ID
         type=inline
             kiln has no cache of type inline: an image carries nothing but itself; use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once
         type=gha,scope=a

@@ -89,7 +89,7 @@ impl Imports<'_> {
     }
 
     /// Shows transfers as a step of their own, from the first one on.
-    fn start(&self) {
+    pub(super) fn start(&self) {
         let mut state = self.state();
         if state.started.is_none() {
             state.started = Some(Instant::now());
