@@ -4,6 +4,7 @@
 
 pub mod base;
 pub mod build;
+pub mod cache;
 pub mod cli;
 pub mod context;
 pub mod export;

@@ -8,13 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room and what it may name in its ordinary code. Levels, high to low: cli, ui | build | export, solve | ops |
-/// plan, context, sandbox, registry | net, image, snapshot, store | layer | base, sys.
+/// cache | plan, context, sandbox, registry | net, image, snapshot, store | layer | base, sys.
 const ALLOWED: &[(&str, &[&str])] = &[
     // The command line makes typed requests out of words, so it knows whatever has a type for a flag.
     (
         "cli",
         &[
-            "base", "build", "context", "export", "image", "layer", "net", "ops", "plan", "record",
+            "base", "build", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "record",
             "registry", "sandbox", "snapshot", "store", "sys", "ui",
         ],
     ),
@@ -23,8 +23,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "build",
         &[
-            "base", "context", "export", "image", "layer", "net", "ops", "plan", "record", "registry",
-            "sandbox", "snapshot", "solve", "store",
+            "base", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "record",
+            "registry", "sandbox", "snapshot", "solve", "store",
         ],
     ),
     // An exporter turns stored snapshots into blobs (snapshot, store, layer) with the planned config (plan::graph);
@@ -36,10 +36,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "ops",
         &[
-            "base", "context", "image", "layer", "net", "plan", "record", "registry", "sandbox", "snapshot",
-            "store", "sys",
+            "base", "cache", "context", "image", "layer", "net", "plan", "record", "registry", "sandbox",
+            "snapshot", "store", "sys",
         ],
     ),
+    // A remote cache keeps artifacts in a registry or a directory; it knows keys and layers by digest only.
+    ("cache", &["base", "image", "registry", "sys"]),
     // Specs of steps are compared with those of earlier builds. Executors say which files they read.
     ("record", &["base", "plan"]),
     // Pure: text and configs in, a graph out.

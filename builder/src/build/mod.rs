@@ -7,8 +7,10 @@ mod lint;
 mod output;
 mod resolve;
 mod run;
+mod upload;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kiln_grammar::diagnostic::Diagnostic;
@@ -17,6 +19,7 @@ use kiln_grammar::span::Span;
 use crate::base::cancel::CancelToken;
 use crate::base::digest::Digest;
 use crate::base::events::{Event, EventSink, Outcome};
+use crate::cache::CacheError;
 use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::archive::OutputFailure;
@@ -27,20 +30,26 @@ use crate::export::spec::OutputSpec;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::net::Net;
-use crate::ops::{Fetched, LocalExecutor, OpError, RunDefaults};
-use crate::plan::graph::{Graph, Plan, PlanOptions, ResolveError, VertexId};
+use crate::ops::{Fetched, ImportSetup, Imports, LocalExecutor, OpError, RunDefaults};
+use crate::plan::graph::{BlobLocation, Graph, Op, Plan, PlanOptions, ResolveError, ResolvedImage, VertexId};
 use crate::plan::{self, PlanError};
 use crate::record::recorder::{Ending, Noted};
 use crate::record::{BuildResult, Recorder, Refused, Shelf};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::net::resolv::HostDns;
 use crate::sandbox::runner::Sandboxes;
+use crate::snapshot::apply::Ownership;
+use crate::snapshot::mounts::MountError;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
-use crate::solve::{self, Account, Ledger, Look, Options};
+use crate::snapshot::pending::Pending;
+use crate::solve::{self, Account, Ledger, Look, Options, Solved};
 use crate::store::{Store, StoreError};
+
+use upload::Upload;
 
 pub use resolve::{PullPolicy, Resolver};
 pub use run::{RunRequest, run};
+pub use upload::{CacheMode, CacheSource, CacheTarget};
 
 /// What a build works with.
 #[derive(Clone, Copy)]
@@ -81,6 +90,10 @@ pub struct Request {
     pub engine_variables: Vec<(String, String)>,
     /// Which layers become one.
     pub merge: MergePolicy,
+    /// Remote caches to take results from, in this order.
+    pub cache_from: Vec<CacheSource>,
+    /// Remote caches to write results to.
+    pub cache_to: Vec<CacheTarget>,
     /// Most steps at a time.
     pub jobs: usize,
     /// After a failure, go on with what does not depend on it.
@@ -167,6 +180,16 @@ pub enum BuildError {
     Resolve(#[from] ResolveError),
     #[error("the image `{0}` has no command to run")]
     NoCommand(String),
+    #[error("cannot export the cache to `{cache}`")]
+    CacheExport {
+        cache: String,
+        #[source]
+        source: Box<CacheError>,
+    },
+    #[error("cannot export a cache mount")]
+    Mount(#[source] MountError),
+    #[error("remote caches cannot be used")]
+    CacheImport(#[source] Box<OpError>),
     #[error("the build was stopped")]
     Cancelled,
 }
@@ -212,41 +235,169 @@ fn run_course(
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
     course.graph = Some(plan.graph.clone());
-    let snapshots = || Snapshots::new(environment.store);
-    let executor = LocalExecutor {
-        store: environment.store,
-        snapshots: snapshots()?,
-        sandboxes: environment.sandboxes,
-        fetcher: &resolver,
-        net: environment.net,
-        git: environment.git,
-        contexts: &request.contexts,
-        defaults: &request.defaults,
-        dns: HostDns::load().map_err(BuildError::Dns)?,
-        events: request.events.clone(),
-        cancel: request.cancel.clone(),
-        host: Platform::host(),
-        fetched: Fetched::default(),
-        listings: request.recorder.is_some().then(|| Shelf::new(environment.store.root()).listings()),
+    let imports = imports(environment, request, &plan, &resolver)?;
+    let builder = Builder {
+        environment,
+        request,
+        plan: &plan,
+        resolver: &resolver,
+        imports: imports.as_ref(),
+        ledger: &course.ledger,
     };
-    let options = Options {
-        keep_going: request.keep_going,
-        oldest: request.oldest,
-        ledger: course.ledger.clone(),
-        ..Options::new(request.jobs, request.events.clone(), request.cancel.clone())
-    };
-    let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
-    roots.dedup();
-    let solved = solve::solve(&plan.graph, &roots, &executor, &options)
-        .map_err(|failure| failed(&plan.graph, failure))?;
-    if request.cancel.is_cancelled() {
-        return Err(BuildError::Cancelled);
+    let mut made = builder.work();
+    // A layer that a cache had promised cannot be had: its step is no longer taken for cached, and runs.
+    while let (Some(imports), Err(error)) = (&imports, &made)
+        && !request.cancel.is_cancelled()
+        && discredit(imports, error)?
+    {
+        made = builder.work();
     }
-    let image = exporting(request, &plan, || {
-        output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)
-    })?;
+    if let Some(imports) = &imports {
+        imports.finish();
+    }
+    let (solved, image) = made?;
     settle(environment.store, &solved, request);
     Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+}
+
+fn import_failed(error: OpError) -> BuildError {
+    match error {
+        OpError::Cancelled => BuildError::Cancelled,
+        error => BuildError::CacheImport(Box::new(error)),
+    }
+}
+
+/// The remote caches of `--cache-from`.
+fn imports<'a>(
+    environment: Environment<'a>,
+    request: &Request,
+    plan: &Plan,
+    resolver: &'a Resolver<'a>,
+) -> Result<Option<Imports<'a>>, BuildError> {
+    if request.cache_from.is_empty() {
+        return Ok(None);
+    }
+    let setup = ImportSetup {
+        store: environment.store,
+        caches: request.cache_from.iter().map(|source| source.location.open(environment.registry)).collect(),
+        mounts: request.cache_from.iter().map(|source| source.mounts.clone()).collect(),
+        fetcher: resolver,
+        images: base_images(plan).cloned().collect(),
+        epoch: output::cache_epoch(request, plan),
+        ownership: match environment.sandboxes.has_all_ids() {
+            true => Ownership::Required,
+            false => Ownership::BestEffort,
+        },
+        events: request.events.clone(),
+        cancel: request.cancel.clone(),
+        step: cache_step(plan),
+    };
+    Imports::new(setup).map(Some).map_err(import_failed)
+}
+
+fn base_images(plan: &Plan) -> impl Iterator<Item = &Arc<ResolvedImage>> {
+    plan.graph.vertices.iter().filter_map(|vertex| match &vertex.op {
+        Op::Image(spec) => spec.image.as_ref(),
+        _ => None,
+    })
+}
+
+/// Repositories that may have blobs of this build: those of the caches and of the base images.
+fn beside(plan: &Plan, imports: Option<&Imports<'_>>) -> Vec<Reference> {
+    let bases = base_images(plan).filter_map(|image| match &image.location {
+        BlobLocation::Registry(reference) => Some(reference.clone()),
+        BlobLocation::Layout(_) | BlobLocation::Store => None,
+    });
+    let mut all: Vec<Reference> =
+        imports.map(Imports::repositories).into_iter().flatten().chain(bases).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Has every record forgotten that promised what cannot be had.
+fn discredit(imports: &Imports<'_>, error: &BuildError) -> Result<bool, BuildError> {
+    let errors = match error {
+        BuildError::Several(errors) => &errors[..],
+        one => std::slice::from_ref(one),
+    };
+    let mut any = false;
+    for error in errors {
+        any |= imports.discredit(error).map_err(import_failed)?;
+    }
+    Ok(any)
+}
+
+/// A build that was planned.
+struct Builder<'a> {
+    environment: Environment<'a>,
+    request: &'a Request,
+    plan: &'a Plan,
+    resolver: &'a Resolver<'a>,
+    imports: Option<&'a Imports<'a>>,
+    ledger: &'a Ledger,
+}
+
+impl Builder<'_> {
+    /// Runs what has to run, writes outputs and caches.
+    fn work(&self) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
+        let Self { environment, request, plan, resolver, imports, ledger } = *self;
+        let unless_stopped =
+            |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
+        let pending = imports.map(|imports| imports as &dyn Pending);
+        let snapshots = || Ok::<_, SnapshotError>(Snapshots::new(environment.store)?.with_pending(pending));
+        // With caches a failure may be followed by another try, so it must not cancel the whole build.
+        let cancel = if imports.is_some() { request.cancel.child() } else { request.cancel.clone() };
+        let executor = LocalExecutor {
+            store: environment.store,
+            snapshots: snapshots()?,
+            sandboxes: environment.sandboxes,
+            fetcher: resolver,
+            net: environment.net,
+            git: environment.git,
+            contexts: &request.contexts,
+            defaults: &request.defaults,
+            dns: HostDns::load().map_err(BuildError::Dns)?,
+            events: request.events.clone(),
+            cancel: cancel.clone(),
+            host: Platform::host(),
+            fetched: Fetched::default(),
+            imports,
+            listings: request.recorder.is_some().then(|| Shelf::new(environment.store.root()).listings()),
+        };
+        let options = Options {
+            keep_going: request.keep_going,
+            oldest: request.oldest,
+            ledger: ledger.clone(),
+            ..Options::new(request.jobs, request.events.clone(), cancel)
+        };
+        let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
+        roots.dedup();
+        let solved = solve::solve(&plan.graph, &roots, &executor, &options)
+            .map_err(|failure| failed(&plan.graph, failure))?;
+        if request.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        let (snapshots, beside) = (snapshots()?, beside(plan, imports));
+        let image = exporting(request, plan, || {
+            output::write_all(environment, request, plan, &solved, &snapshots, &beside)
+                .map_err(unless_stopped)
+        })?;
+        let upload = Upload {
+            environment,
+            request,
+            plan,
+            solved: &solved,
+            snapshots: &snapshots,
+            imports,
+            beside: &beside,
+        };
+        upload.run().map_err(unless_stopped)?;
+        if let Some(imports) = imports {
+            imports.settle().map_err(import_failed)?;
+        }
+        Ok((solved, image))
+    }
 }
 
 /// Notes what was used, and sees to it that what was made outlives the machine's power. The image is there already, so
@@ -261,6 +412,11 @@ fn settle(store: &Store, solved: &solve::Solved, request: &Request) {
 /// Number of the step that stands for the outputs: the one after the last vertex.
 fn export_step(plan: &Plan) -> u32 {
     u32::try_from(plan.graph.vertices.len()).unwrap_or(u32::MAX - 1) + 1
+}
+
+/// Number of the step that stands for what comes from remote caches; those after it stand for `--cache-to`.
+fn cache_step(plan: &Plan) -> u32 {
+    export_step(plan).saturating_add(1)
 }
 
 /// Shows the writing of outputs as a step of its own.

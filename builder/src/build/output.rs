@@ -9,9 +9,10 @@ use crate::base::digest::Digest;
 use crate::base::events::Event;
 use crate::export::archive;
 use crate::export::assemble::{self, BuiltIndex};
-use crate::export::layers::LayerOptions;
+use crate::export::layers::{Absent, LayerOptions};
 use crate::export::merge::{self, Form, MANY_LAYERS};
 use crate::export::spec::{self, Destination, OutputKind, OutputSpec};
+use crate::image::manifest::Descriptor;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::layer::compress::Compression;
@@ -20,7 +21,7 @@ use crate::plan::graph::{Op, Plan, PlannedImage};
 use crate::registry::PushOptions;
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::Solved;
-use crate::store::records::{ImageRecord, StepResult, now};
+use crate::store::records::{ImageRecord, SnapshotId, StepResult, now};
 
 /// Compression gains nothing from more, and each has blocks of its own in memory.
 const MAX_COMPRESSION_THREADS: usize = 16;
@@ -32,6 +33,7 @@ pub(super) fn write_all(
     plan: &Plan,
     solved: &Solved,
     snapshots: &Snapshots<'_>,
+    beside: &[Reference],
 ) -> Result<Option<BuiltIndex>, BuildError> {
     let into_store = [OutputSpec::new(OutputKind::Image)];
     let outputs = if request.outputs.is_empty() { &into_store[..] } else { &request.outputs };
@@ -44,7 +46,7 @@ pub(super) fn write_all(
     }
     let mut built = None;
     for output in outputs {
-        let writer = Writer { environment, request, plan, snapshots, output };
+        let writer = Writer { environment, request, plan, snapshots, output, beside };
         if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
             writer.files(&results)?;
         } else {
@@ -82,17 +84,50 @@ struct Writer<'a> {
     plan: &'a Plan,
     snapshots: &'a Snapshots<'a>,
     output: &'a OutputSpec,
+    /// Repositories that may have blobs already.
+    beside: &'a [Reference],
+}
+
+fn epoch(plan: &Plan, output: &OutputSpec) -> Option<i64> {
+    let own = output.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok());
+    own.or(plan.source_date_epoch)
+}
+
+fn file_epoch(request: &Request, plan: &Plan, output: &OutputSpec) -> Option<i64> {
+    let rewrite = output.rewrite_timestamp.unwrap_or(request.rewrite_timestamps);
+    epoch(plan, output).filter(|_| rewrite)
+}
+
+/// To which file times are clamped in a remote cache: as in the images, when they agree.
+pub(super) fn cache_epoch(request: &Request, plan: &Plan) -> Option<i64> {
+    let images = request.outputs.iter().filter(|output| output.kind.is_image());
+    let mut epochs: Vec<_> = images.map(|output| file_epoch(request, plan, output)).collect();
+    epochs.dedup();
+    match epochs[..] {
+        [] => plan.source_date_epoch.filter(|_| request.rewrite_timestamps),
+        [only] => only,
+        _ => None,
+    }
+}
+
+/// How layers of a remote cache are compressed when nothing is said: as in the first image, so that blobs are shared.
+pub(super) fn cache_compression(request: &Request) -> Compression {
+    let image = request.outputs.iter().find(|output| output.kind.is_image());
+    image.map_or(Compression::DEFAULT_GZIP, compression)
+}
+
+/// What an output's attributes ask for.
+fn compression(output: &OutputSpec) -> Compression {
+    spec::compressor(output.compression, output.compression_level)
 }
 
 impl Writer<'_> {
     fn epoch(&self) -> Option<i64> {
-        let own = self.output.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok());
-        own.or(self.plan.source_date_epoch)
+        epoch(self.plan, self.output)
     }
 
     fn file_epoch(&self) -> Option<i64> {
-        let rewrite = self.output.rewrite_timestamp.unwrap_or(self.request.rewrite_timestamps);
-        self.epoch().filter(|_| rewrite)
+        file_epoch(self.request, self.plan, self.output)
     }
 
     fn files(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<(), BuildError> {
@@ -131,6 +166,7 @@ impl Writer<'_> {
         let form = self.form();
         let of_bases = lazy_annotations(self.plan);
         let mut images = Vec::new();
+        let mut absent = BTreeMap::new();
         for (planned, result) in results {
             let mut exported = merge::export(store, self.snapshots, result, &form)?;
             for layer in &mut exported.layers {
@@ -139,6 +175,9 @@ impl Writer<'_> {
                 }
             }
             self.warn_of_many(result, exported.layers.len());
+            for layer in exported.layers.iter().filter(|layer| !self.is_here(&layer.descriptor)) {
+                absent.insert(layer.descriptor.digest, layer.snapshot.clone());
+            }
             let epoch = self.epoch();
             images.push(assemble::image(store, planned, &result.trail, exported, epoch, self.output)?);
         }
@@ -155,10 +194,18 @@ impl Writer<'_> {
         let names = self.names();
         match self.output.kind {
             OutputKind::Oci | OutputKind::Docker => self.archive(&built, &names)?,
-            OutputKind::Image => {
+            OutputKind::Image if absent.is_empty() => {
                 self.keep(&built, &names)?;
                 if self.output.push {
-                    self.push(&built, &names)?;
+                    self.push(&built, &names, &absent)?;
+                }
+            }
+            OutputKind::Image => {
+                self.push(&built, &names, &absent)?;
+                if built.blobs().iter().all(|blob| self.is_here(blob)) {
+                    self.keep(&built, &names)?;
+                } else {
+                    self.refer(&built, &names)?;
                 }
             }
             OutputKind::CacheOnly | OutputKind::Local | OutputKind::Tar => {}
@@ -168,27 +215,23 @@ impl Writer<'_> {
 
     /// How layers are written.
     fn form(&self) -> Form {
-        let level = self.output.compression_level;
-        // buildx counts from 0, the least that gzip can do.
-        let gzip = level.map_or(6, |level| level.max(1));
+        let compression = spec::compressor(self.output.compression, self.output.compression_level);
         let options = LayerOptions {
             epoch: self.file_epoch(),
-            compression: match self.output.compression {
-                Some(spec::Compression::Uncompressed) => Compression::None,
-                Some(spec::Compression::Zstd) => match level {
-                    // zstd's 0 means its default.
-                    None | Some(0) => Compression::DEFAULT_ZSTD,
-                    Some(level) => Compression::Zstd { level: level as i32 },
-                },
-                Some(spec::Compression::Gzip | spec::Compression::Estargz) | None => {
-                    Compression::Gzip { level: gzip }
-                }
-            },
+            compression,
             force: self.output.force_compression,
             threads: std::thread::available_parallelism().map_or(1, usize::from).min(MAX_COMPRESSION_THREADS),
             cancel: self.request.cancel.clone(),
+            absent: match self.output.kind {
+                OutputKind::Image if !self.output.push => Absent::Fetch,
+                OutputKind::Image | OutputKind::CacheOnly => Absent::Leave,
+                _ => Absent::Fetch,
+            },
         };
-        let estargz = (self.output.compression == Some(spec::Compression::Estargz)).then_some(gzip);
+        let estargz = match (self.output.compression, compression) {
+            (Some(spec::Compression::Estargz), Compression::Gzip { level }) => Some(level),
+            _ => None,
+        };
         Form { options, estargz, merge: self.request.merge }
     }
 
@@ -240,7 +283,29 @@ impl Writer<'_> {
         Ok(self.environment.store.write_index()?)
     }
 
-    fn push(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+    fn is_here(&self, blob: &Descriptor) -> bool {
+        self.environment.store.blob_size(&blob.digest) == Some(blob.size)
+    }
+
+    /// Has the names stand for an image whose layers are in its registry only: none in the store has them any more, and
+    /// `FROM` finds this one.
+    fn refer(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
+        let database = self.environment.store.database();
+        for name in names.iter().map(Reference::to_string) {
+            database.unname_image(&name)?;
+            for image in &built.images {
+                database.set_resolved(&name, &image.platform.to_string(), &image.descriptor.digest)?;
+            }
+        }
+        Ok(self.environment.store.write_index()?)
+    }
+
+    fn push(
+        &self,
+        built: &BuiltIndex,
+        names: &[Reference],
+        absent: &BTreeMap<Digest, SnapshotId>,
+    ) -> Result<(), BuildError> {
         if names.is_empty() {
             return Err(BuildError::NoName);
         }
@@ -256,6 +321,14 @@ impl Writer<'_> {
                             total_bytes: Some(blob.size),
                         });
                     };
+                    if let Some(snapshot) = absent.get(&blob.digest).filter(|_| !self.is_here(blob)) {
+                        let same = self.beside.iter().filter(|other| other.registry == name.registry);
+                        let from: Vec<String> = same.map(|other| other.repository.clone()).collect();
+                        if registry.take_blob(name, &blob.digest, &from)? {
+                            continue;
+                        }
+                        self.snapshots.fetch_pending(snapshot)?;
+                    }
                     let options = PushOptions { progress: Some(&progress), ..PushOptions::default() };
                     registry.push_blob(name, blob, &store.blob_path(&blob.digest), &options)?;
                 }

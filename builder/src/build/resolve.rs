@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Environment;
 use crate::base::cancel::CancelToken;
+use crate::base::causes::one_line as explain;
 use crate::base::digest::Digest;
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::context::layout::{self, Layout, LayoutRef};
@@ -126,22 +127,6 @@ impl<'a> Resolver<'a> {
             .map_err(|e| from_store(&e))?;
         Ok(image)
     }
-}
-
-/// An error with its causes on one line.
-fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Transparent errors repeat their source.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn assemble(

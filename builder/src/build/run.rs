@@ -121,6 +121,7 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         cancel: request.cancel.clone(),
         host: Platform::host(),
         fetched: Fetched::default(),
+        imports: None,
         listings: None,
     };
     let failed = |source| BuildError::Step {

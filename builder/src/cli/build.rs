@@ -1,6 +1,6 @@
 //! `kiln build`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
 use super::args::BuildArgs;
+use super::args::cache::CacheSpec;
 use super::args::choice::{Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
@@ -62,13 +63,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     for notice in args.notices() {
         progress.sink().warn(notice);
     }
-    if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
-        progress
-            .sink()
-            .warn("--cache-from and --cache-to have no effect in this version: the cache is the store");
-    }
     let net = Net::default();
-    let registry = client(&net, &cancel)?;
+    let insecure = args.cache_from.iter().chain(&args.cache_to).filter_map(|cache| cache.insecure_host());
+    let registry = client_with(&net, &cancel, insecure.collect())?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
     let resolved = privileges::resolve(&args.privileges)?;
@@ -157,11 +154,16 @@ fn findings(file: &File<'_>, diagnostics: &[Diagnostic]) -> u8 {
 }
 
 pub(super) fn client(net: &Net, cancel: &CancelToken) -> Result<Client, Failure> {
+    client_with(net, cancel, BTreeSet::new())
+}
+
+/// A client that does not ask the `insecure` hosts for a good certificate.
+fn client_with(net: &Net, cancel: &CancelToken, insecure: BTreeSet<String>) -> Result<Client, Failure> {
     Client::new(registry::Options {
         net: net.clone(),
         auth_files: registry::default_auth_files(|name| std::env::var_os(name)),
         credentials: BTreeMap::new(),
-        insecure: std::collections::BTreeSet::new(),
+        insecure,
         cancel: cancel.clone(),
     })
     .map_err(|e| Failure::from_error(Kind::Config, &e))
@@ -227,6 +229,8 @@ fn request(
         engine_variables: Vec::new(),
         merge: merge(args),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
+        cache_from: args.cache_from.iter().map(CacheSpec::source).collect(),
+        cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
         jobs,
         keep_going: args.keep_going,
         oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),

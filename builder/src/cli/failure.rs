@@ -3,8 +3,10 @@
 use std::error::Error;
 
 use crate::build::BuildError;
+use crate::cache::CacheError;
 use crate::ops::OpError;
 use crate::sandbox::runner::SandboxError;
+use crate::snapshot::pending::LostLayer;
 use crate::store::StoreError;
 use crate::ui::failure::{Failure, Kind, Place, StepTail};
 use crate::ui::progress::Progress;
@@ -93,6 +95,13 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
     {
         failure = failure.with_hint(hint);
     }
+    if let BuildError::CacheExport { source, .. } = error {
+        if let Some(hint) = source.hint() {
+            failure = failure.with_hint(hint);
+        }
+        failure =
+            failure.with_hint("the image itself is done; with ignore-error=true this is a warning only");
+    }
     failure.causes.dedup();
     let message = failure.message.clone();
     failure.causes.retain(|cause| *cause != message);
@@ -103,8 +112,14 @@ fn kind(error: &BuildError) -> Kind {
     if is_full_disk(error) {
         return Kind::Resources;
     }
+    if LostLayer::among(error).is_some() {
+        return Kind::Network;
+    }
     match error {
         BuildError::Registry(_) => Kind::Network,
+        BuildError::CacheExport { source, .. } if matches!(**source, CacheError::Registry(_)) => {
+            Kind::Network
+        }
         BuildError::Step { source, .. } => match &**source {
             OpError::Registry(_) | OpError::Http(_) => Kind::Network,
             OpError::Sandbox(SandboxError::Setup(failure)) if failure.user_error => Kind::User,

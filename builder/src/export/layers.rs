@@ -3,19 +3,23 @@
 //! Invariants:
 //! - a layer that came with a base image keeps its bytes unless another compression is forced;
 //! - a layer of this build is written once for each epoch, compressed once for each compressor, and remembered;
+//! - a layer of a remote cache that is not here is described from its record, and fetched only when its bytes are
+//!   wanted or have to become others;
 //! - diff_id and blob digest are computed while the bytes are produced (one pass over the files).
 
 use std::io::{self, Write as _};
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::DiffId;
+use crate::base::parallel;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::blob::LayerSink;
 use crate::layer::compress::{self, Compression};
 use crate::layer::estargz::EstargzError;
 use crate::snapshot::diff;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
-use crate::store::records::{BlobRecord, FsState, LayerRef};
+use crate::snapshot::pending::PendingBlob;
+use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId};
 use crate::store::{Store, StoreError};
 
 /// Why a layer cannot be written.
@@ -49,6 +53,17 @@ pub struct LayerOptions {
     pub threads: usize,
     /// Stops in the middle of a layer, too.
     pub cancel: CancelToken,
+    /// What to do about blobs that are not here.
+    pub absent: Absent,
+}
+
+/// What to do about a blob that a remote cache has and this store has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// Fetch it: all blobs are in the store afterwards.
+    Fetch,
+    /// Leave it there: whoever needs the bytes calls [`Snapshots::fetch_pending`].
+    Leave,
 }
 
 /// A layer ready for a manifest.
@@ -58,6 +73,10 @@ pub struct ExportedLayer {
     pub diff_id: DiffId,
     /// For the manifest.
     pub descriptor: Descriptor,
+    /// What made the blob: `original` when it came with an image.
+    pub compressor: String,
+    /// Whose layer it is.
+    pub snapshot: SnapshotId,
 }
 
 fn oci_media_type(compression: Compression) -> &'static str {
@@ -75,8 +94,22 @@ pub fn export(
     state: &FsState,
     options: &LayerOptions,
 ) -> Result<Vec<ExportedLayer>, LayerError> {
+    export_above(store, snapshots, state, 0, options)
+}
+
+/// The layers of a file system above the `bottom` lowest.
+pub fn export_above(
+    store: &Store,
+    snapshots: &Snapshots<'_>,
+    state: &FsState,
+    bottom: usize,
+    options: &LayerOptions,
+) -> Result<Vec<ExportedLayer>, LayerError> {
+    if options.absent == Absent::Fetch {
+        fetch_absent(snapshots, state.layers.get(bottom..).unwrap_or_default(), options)?;
+    }
     let mut exported = Vec::with_capacity(state.layers.len());
-    for index in 0..state.layers.len() {
+    for index in bottom..state.layers.len() {
         if options.cancel.is_cancelled() {
             return Err(LayerError::Cancelled);
         }
@@ -95,6 +128,12 @@ pub(super) fn one(
 ) -> Result<ExportedLayer, LayerError> {
     let database = store.database();
     let compressor = options.compression.compressor_id();
+    if let Some(pending) = snapshots.pending_blob(&layer.snapshot) {
+        // `None`: whatever the epoch; else the one that is wanted. Otherwise it has to be written from its files.
+        if pending.epoch.is_none_or(|epoch| epoch == options.epoch) {
+            return absent(store, snapshots, layer, pending, options);
+        }
+    }
     if let Some(diff_id) = database.layer(&layer.snapshot, options.epoch)? {
         let wanted = if options.force {
             [compressor.as_str(), compressor.as_str()]
@@ -105,17 +144,78 @@ pub(super) fn one(
             if let Some(blob) = database.blob(&diff_id, name)?
                 && store.blob_size(&blob.digest) == Some(blob.size_bytes)
             {
-                return Ok(ExportedLayer { diff_id, descriptor: descriptor(&blob) });
+                return Ok(exported(&layer.snapshot, diff_id, &blob, name));
             }
         }
         if let Some(blob) = database.blob(&diff_id, "original")? {
             if store.blob_size(&blob.digest) != Some(blob.size_bytes) {
                 return Err(StoreError::DamagedBlob { digest: blob.digest }.into());
             }
-            return recompress(store, &diff_id, &blob, options);
+            return recompress(store, layer, &diff_id, &blob, options);
         }
     }
     write(store, snapshots, below, layer, options)
+}
+
+/// Fetches the blobs that will do as they are, a few at a time.
+fn fetch_absent(
+    snapshots: &Snapshots<'_>,
+    layers: &[LayerRef],
+    options: &LayerOptions,
+) -> Result<(), LayerError> {
+    const AT_ONCE: usize = 4;
+    let wanted = layers.iter().filter(|layer| {
+        snapshots.pending_blob(&layer.snapshot).is_some_and(|pending| {
+            pending.epoch.is_none_or(|epoch| epoch == options.epoch) && will_do(&pending.compressor, options)
+        })
+    });
+    let wanted: Vec<&LayerRef> = wanted.collect();
+    parallel::try_map(&wanted, AT_ONCE, |layer| snapshots.fetch_pending(&layer.snapshot))?;
+    Ok(())
+}
+
+/// Whether a blob need not be compressed again.
+fn will_do(compressor: &str, options: &LayerOptions) -> bool {
+    compressor == options.compression.compressor_id() || compressor == "original" && !options.force
+}
+
+/// A layer that is not here.
+fn absent(
+    store: &Store,
+    snapshots: &Snapshots<'_>,
+    layer: &LayerRef,
+    pending: PendingBlob,
+    options: &LayerOptions,
+) -> Result<ExportedLayer, LayerError> {
+    let PendingBlob { diff_id, compressor, blob, .. } = pending;
+    let wanted = options.compression.compressor_id();
+    if will_do(&compressor, options) {
+        if options.absent == Absent::Fetch {
+            snapshots.fetch_pending(&layer.snapshot)?;
+        }
+        return Ok(exported(&layer.snapshot, diff_id, &blob, &compressor));
+    }
+    if let Some(blob) = store.database().blob(&diff_id, &wanted)?
+        && store.blob_size(&blob.digest) == Some(blob.size_bytes)
+    {
+        return Ok(exported(&layer.snapshot, diff_id, &blob, &wanted));
+    }
+    snapshots.fetch_pending(&layer.snapshot)?;
+    recompress(store, layer, &diff_id, &blob, options)
+}
+
+pub(super) fn exported(
+    snapshot: &SnapshotId,
+    diff_id: DiffId,
+    blob: &BlobRecord,
+    compressor: &str,
+) -> ExportedLayer {
+    ExportedLayer {
+        diff_id,
+        descriptor: descriptor(blob),
+        compressor: compressor.to_owned(),
+        snapshot: snapshot.clone(),
+    }
 }
 
 pub(super) fn descriptor(blob: &BlobRecord) -> Descriptor {
@@ -149,13 +249,14 @@ fn write(
     let how = diff::LayerOptions { epoch: options.epoch, observer: None };
     let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel };
     diff::write_layer(&upper, view.as_ref(), how, &mut out)?;
-    let exported = keep(store, incoming, sink, options)?;
+    let exported = keep(store, &layer.snapshot, incoming, sink, options)?;
     store.database().add_layer(&layer.snapshot, options.epoch, &exported.diff_id)?;
     Ok(exported)
 }
 
 fn recompress(
     store: &Store,
+    layer: &LayerRef,
     diff_id: &DiffId,
     blob: &BlobRecord,
     options: &LayerOptions,
@@ -169,7 +270,7 @@ fn recompress(
         None => LayerError::Compress(error),
     })?;
     sink.flush().map_err(LayerError::Compress)?;
-    let exported = keep(store, incoming, sink, options)?;
+    let exported = keep(store, &layer.snapshot, incoming, sink, options)?;
     if exported.diff_id != *diff_id {
         return Err(StoreError::WrongDigest { expected: diff_id.0, actual: exported.diff_id.0 }.into());
     }
@@ -197,6 +298,7 @@ impl<W: io::Write> io::Write for Stoppable<'_, W> {
 
 pub(super) fn keep(
     store: &Store,
+    snapshot: &SnapshotId,
     incoming: crate::store::IncomingBlob,
     sink: LayerSink<std::fs::File>,
     options: &LayerOptions,
@@ -208,6 +310,7 @@ pub(super) fn keep(
         digest: done.digest,
         size_bytes: done.size_bytes,
     };
-    store.database().add_blob(&done.diff_id, &options.compression.compressor_id(), &blob)?;
-    Ok(ExportedLayer { diff_id: done.diff_id, descriptor: descriptor(&blob) })
+    let compressor = options.compression.compressor_id();
+    store.database().add_blob(&done.diff_id, &compressor, &blob)?;
+    Ok(exported(snapshot, done.diff_id, &blob, &compressor))
 }

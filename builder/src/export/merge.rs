@@ -108,7 +108,7 @@ pub fn export(
     let Some(kept) = form.merge.first_merged(all.len(), own) else {
         return Ok(each(store, snapshots, &result.state, form)?.into());
     };
-    let below = FsState { layers: all[..kept].to_vec(), identity: result.state.identity };
+    let below = FsState { layers: all[..kept].to_vec(), ..result.state.clone() };
     let mut layers = each(store, snapshots, &below, form)?;
     let merged = Merged { kept, before: all.len() };
     let merge = Merge { snapshots, all, kept, key: key(all, kept) };
@@ -197,12 +197,13 @@ fn plain(
         if let Some(blob) = database.blob(&diff_id, &options.compression.compressor_id())?
             && store.blob_size(&blob.digest) == Some(blob.size_bytes)
         {
-            return Ok(Some(ExportedLayer { diff_id, descriptor: layers::descriptor(&blob) }));
+            let compressor = options.compression.compressor_id();
+            return Ok(Some(layers::exported(source.key(), diff_id, &blob, &compressor)));
         }
     }
     let (incoming, mut sink) = layers::sink(store, options)?;
     source.write(options, &mut sink)?;
-    let exported = layers::keep(store, incoming, sink, options)?;
+    let exported = layers::keep(store, source.key(), incoming, sink, options)?;
     database.add_layer(source.key(), options.epoch, &exported.diff_id)?;
     Ok(Some(exported).filter(|exported| !is_empty(&exported.diff_id)))
 }

@@ -81,7 +81,7 @@ pub(super) fn of_source(
             && let Some(blob) = database.blob(&diff_id, &compressor)?
             && store.blob_size(&blob.digest) == Some(blob.size_bytes)
         {
-            return Ok(Some(exported(diff_id, &blob, &toc)));
+            return Ok(Some(exported(source.key(), &compressor, diff_id, &blob, &toc)));
         }
         for name in ["original".to_owned(), options.compression.compressor_id()] {
             if let Some(blob) = database.blob(&plain, &name)?
@@ -90,7 +90,7 @@ pub(super) fn of_source(
                 let file = io::BufReader::with_capacity(256 * 1024, store.open_blob(&blob.digest)?);
                 let tar = compress::decompressor(file).map_err(LayerError::Compress)?;
                 let (written, incoming) = convert(store, tar, level, options)?;
-                return keep(store, incoming, &plain, written, &compressor).map(Some);
+                return keep(store, source.key(), incoming, &plain, written, &compressor).map(Some);
             }
         }
     }
@@ -131,7 +131,7 @@ fn from_files(
     if super::merge::is_empty(&plain) {
         return Ok(None);
     }
-    keep(store, incoming, &plain, written, &estargz::compressor_id(level)).map(Some)
+    keep(store, source.key(), incoming, &plain, written, &estargz::compressor_id(level)).map(Some)
 }
 
 /// True when the reading side met the early end of what the other side gave up writing.
@@ -160,6 +160,7 @@ fn convert(
 
 fn keep(
     store: &Store,
+    key: &SnapshotId,
     incoming: crate::store::IncomingBlob,
     plain: &DiffId,
     written: Written,
@@ -174,11 +175,17 @@ fn keep(
     let database = store.database();
     database.add_blob(&written.diff_id, compressor, &blob)?;
     database.add_seekable(plain, compressor, &written.diff_id, &written.toc_digest)?;
-    Ok(exported(written.diff_id, &blob, &written.toc_digest))
+    Ok(exported(key, compressor, written.diff_id, &blob, &written.toc_digest))
 }
 
-fn exported(diff_id: DiffId, blob: &BlobRecord, toc: &Digest) -> ExportedLayer {
+fn exported(
+    key: &SnapshotId,
+    compressor: &str,
+    diff_id: DiffId,
+    blob: &BlobRecord,
+    toc: &Digest,
+) -> ExportedLayer {
     let mut descriptor = layers::descriptor(blob);
     descriptor.annotations.insert(TOC_ANNOTATION.to_owned(), toc.to_string());
-    ExportedLayer { diff_id, descriptor }
+    ExportedLayer { diff_id, descriptor, compressor: compressor.to_owned(), snapshot: key.clone() }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::image::platform::Platform;
 use crate::image::reference::{Reference, ReferenceError};
+use crate::layer::compress;
 
 use annotation::{Annotation, AnnotationError, Carrier};
 use attributes::AttributeError;
@@ -266,7 +267,7 @@ impl OutputSpec {
             spec.set(key, value)?;
         }
         if let Some(level) = given("compression-level") {
-            spec.set_level(level)?;
+            spec.compression_level = Some(compression_level(level, spec.compression)?);
         }
         spec.check_form()?;
         Ok(spec)
@@ -353,19 +354,6 @@ impl OutputSpec {
         Ok(())
     }
 
-    fn set_level(&mut self, value: &str) -> Result<(), OutputError> {
-        let max = match self.compression {
-            // gzip is what buildx takes when nothing is said.
-            Some(Compression::Gzip | Compression::Estargz) | None => 9,
-            Some(Compression::Zstd) => 22,
-            Some(Compression::Uncompressed) => return Err(OutputError::LevelAlone),
-        };
-        let level = value.parse().ok().filter(|level| *level <= max);
-        self.compression_level =
-            Some(level.ok_or_else(|| OutputError::Level { value: value.to_owned(), max })?);
-        Ok(())
-    }
-
     fn check_form(&self) -> Result<(), OutputError> {
         match (self.kind, &self.destination) {
             (OutputKind::Local, None) => Err(OutputError::NoDestination(self.kind)),
@@ -384,7 +372,35 @@ fn destination(value: &str) -> Destination {
     if value == "-" { Destination::Stdout } else { Destination::Path(value.into()) }
 }
 
-fn compression(value: &str) -> Result<Compression, OutputError> {
+/// Reads `compression-level`.
+pub fn compression_level(value: &str, compression: Option<Compression>) -> Result<u32, OutputError> {
+    let max = match compression {
+        // gzip is what buildx takes when nothing is said.
+        Some(Compression::Gzip | Compression::Estargz) | None => 9,
+        Some(Compression::Zstd) => 22,
+        Some(Compression::Uncompressed) => return Err(OutputError::LevelAlone),
+    };
+    let level = value.parse().ok().filter(|level| *level <= max);
+    level.ok_or_else(|| OutputError::Level { value: value.to_owned(), max })
+}
+
+/// The compressor that the attributes stand for.
+pub fn compressor(compression: Option<Compression>, level: Option<u32>) -> compress::Compression {
+    match (compression, level) {
+        (Some(Compression::Uncompressed), _) => compress::Compression::None,
+        // buildx counts from 0; zstd's 0 means its default.
+        (Some(Compression::Zstd), None | Some(0)) => compress::Compression::DEFAULT_ZSTD,
+        (Some(Compression::Zstd), Some(level)) => compress::Compression::Zstd { level: level as i32 },
+        // The parts of eStargz are gzip, each of its own.
+        (Some(Compression::Gzip | Compression::Estargz) | None, None) => compress::Compression::DEFAULT_GZIP,
+        (Some(Compression::Gzip | Compression::Estargz) | None, Some(level)) => {
+            compress::Compression::Gzip { level: level.max(1) }
+        }
+    }
+}
+
+/// Reads `compression`.
+pub fn compression(value: &str) -> Result<Compression, OutputError> {
     match value {
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),

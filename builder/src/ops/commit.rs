@@ -20,7 +20,7 @@ fn identity(base: &Digest, content: &ContentDigest, standalone: bool) -> Digest 
 
 /// The state of an empty file system.
 pub(super) fn scratch() -> FsState {
-    FsState { layers: Vec::new(), identity: KeyHasher::new("kiln/scratch/v1").finish() }
+    FsState { layers: Vec::new(), identity: KeyHasher::new("kiln/scratch/v1").finish(), claimed: None }
 }
 
 /// Commits what was written into `begun` on top of `base`.
@@ -41,11 +41,12 @@ pub(super) fn commit(
     if content.empty {
         return Ok(StepResult::step(base, base.state.clone(), false));
     }
+    let claimed = base.state.claimed.map(|claimed| identity(&claimed, &content.content, standalone));
     let identity = identity(&base.state.identity, &content.content, standalone);
     let with = |snapshot| {
         let mut layers = below.clone();
         layers.push(LayerRef { snapshot, standalone });
-        StepResult::step(base, FsState { layers, identity }, true)
+        StepResult::step(base, FsState { layers, identity, claimed }, true)
     };
     let database = executor.store.database();
     if let Some(earlier) = database.snapshot_of_result(&identity)? {
@@ -77,7 +78,13 @@ pub(super) fn merge(base: &StepResult, link: &FsState) -> StepResult {
     layers.extend(
         link.layers.iter().map(|layer| LayerRef { snapshot: layer.snapshot.clone(), standalone: true }),
     );
-    let mut hasher = KeyHasher::new("kiln/merge/v1");
-    hasher.digest(&base.state.identity).digest(&link.identity);
-    StepResult::step(base, FsState { layers, identity: hasher.finish() }, !link.layers.is_empty())
+    let of = |base: &Digest, link: &Digest| {
+        let mut hasher = KeyHasher::new("kiln/merge/v1");
+        hasher.digest(base).digest(link);
+        hasher.finish()
+    };
+    let identity = of(&base.state.identity, &link.identity);
+    let shared = of(base.state.shared_identity(), link.shared_identity());
+    let claimed = (shared != identity).then_some(shared);
+    StepResult::step(base, FsState { layers, identity, claimed }, !link.layers.is_empty())
 }

@@ -3,11 +3,12 @@
 use std::io;
 
 use crate::base::digest::{DiffId, Digest};
+use crate::cache::CacheError;
 use crate::context;
 use crate::ops::copy::CopyError;
 use crate::registry::RegistryError;
 use crate::sandbox::runner::SandboxError;
-use crate::snapshot::{apply, diff, overlay::SnapshotError};
+use crate::snapshot::{apply, diff, mounts::MountError, overlay::SnapshotError};
 use crate::store::StoreError;
 use crate::sys::error::FsError;
 
@@ -45,7 +46,7 @@ pub enum OpError {
     MountSource { path: String },
     #[error("the cache mount `{id}` was removed while it was being made; build again")]
     CacheMount { id: String },
-    #[error("layer {digest} unpacks to {actual}, but the image's config promises {expected}")]
+    #[error("layer {digest} unpacks to {actual}, but {expected} was promised for it")]
     WrongDiffId { digest: Digest, expected: DiffId, actual: DiffId },
     #[error("layer {digest} of `{image}` cannot be read from where the image is")]
     NoLayer { digest: Digest, image: String },
@@ -85,6 +86,10 @@ pub enum OpError {
     Fs(#[from] FsError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Cache(#[from] Box<CacheError>),
+    #[error(transparent)]
+    Mount(#[from] Box<MountError>),
     #[error(transparent)]
     Http(#[from] context::http::FetchError),
     #[error(transparent)]

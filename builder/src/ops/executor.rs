@@ -55,17 +55,26 @@ pub trait Executor: Sync {
     /// When the outside cannot be read.
     fn outside(&self, graph: &Graph, id: VertexId) -> Result<Option<Digest>, Self::Error>;
 
+    /// The definition keys, with names for people, that may be looked up, the results' first: for caches where many
+    /// questions at once cost less than one after the other.
+    fn expect(&self, _steps: &[(CacheKey, &str)]) {}
+
     /// A stored result by definition key.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error>;
 
-    /// A stored result by content key.
+    /// A stored result by content key. `shared` is the key for remote caches when that is another one, see
+    /// [`Executor::shared_contents`].
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn lookup_content(&self, key: &CacheKey) -> Result<Option<StepResult>, Self::Error> {
+    fn lookup_content(
+        &self,
+        key: &CacheKey,
+        _shared: Option<&CacheKey>,
+    ) -> Result<Option<StepResult>, Self::Error> {
         self.lookup(key)
     }
 
@@ -100,6 +109,12 @@ pub trait Executor: Sync {
         id: VertexId,
         inputs: &[VertexResult],
     ) -> Result<Vec<Digest>, Self::Error>;
+
+    /// What [`Executor::contents`] gave, as other machines know it; `None` when that is the same. Differs where an
+    /// input came from a remote cache, whose word about identities is not taken here.
+    fn shared_contents(&self, _inputs: &[VertexResult], _contents: &[Digest]) -> Option<Vec<Digest>> {
+        None
+    }
 
     /// Does the work.
     ///

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a layer's snapshot is found by its ChainID (OCI image spec, `config.md`), since the same diff on
 //! other layers may need other implied directories; what is unpacked is hashed on the way and compared with the
-//! diff_id of the config.
+//! diff_id of the config; only then is the blob on record as one of that layer.
 
 use std::io::{self, Read};
 
@@ -11,11 +11,12 @@ use sha2::{Digest as _, Sha256};
 use crate::base::cancel::CancelToken;
 use crate::base::digest::{DiffId, Digest, KeyHasher};
 use crate::base::events::{Event, EventSink, StepNumber};
-use crate::image::manifest::media_type;
+use crate::base::parallel;
+use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::compress::decompressor;
 use crate::plan::graph::{ImageLayer, ImageSpec, ResolvedImage};
 use crate::snapshot::apply::{self, ApplyOptions, Ownership};
-use crate::snapshot::overlay::Snapshots;
+use crate::snapshot::overlay::{Begun, Snapshots};
 use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult};
 use crate::store::{IncomingBlob, Store};
 
@@ -49,7 +50,7 @@ pub(super) struct Context<'a> {
 }
 
 /// ChainID of each layer.
-fn chain_ids(diff_ids: &[DiffId]) -> Vec<Digest> {
+pub(super) fn chain_ids(diff_ids: &[DiffId]) -> Vec<Digest> {
     let mut chain: Option<Digest> = None;
     diff_ids
         .iter()
@@ -98,38 +99,26 @@ pub(super) fn execute(spec: &ImageSpec, context: &Context<'_>) -> Result<StepRes
         };
         layers.push(LayerRef { snapshot, standalone: false });
     }
-    let mut identity = KeyHasher::new("kiln/image/v1");
-    for diff_id in &spec.diff_ids {
-        identity.digest(&diff_id.0);
+    Ok(StepResult::source(FsState { layers, identity: identity(&spec.diff_ids), claimed: None }))
+}
+
+/// Identity of an image's file system.
+pub(super) fn identity(diff_ids: &[DiffId]) -> Digest {
+    let mut hasher = KeyHasher::new("kiln/image/v1");
+    for diff_id in diff_ids {
+        hasher.digest(&diff_id.0);
     }
-    Ok(StepResult::source(FsState { layers, identity: identity.finish() }))
+    hasher.finish()
 }
 
 /// Makes sure that the blobs of these layers are in the store, a few at a time.
 fn fetch_all(image: &ResolvedImage, layers: &[&ImageLayer], context: &Context<'_>) -> Result<(), OpError> {
     const AT_ONCE: usize = 4;
-    let queue = std::sync::Mutex::new(layers.iter());
-    let results: Vec<Result<(), OpError>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE.min(layers.len()))
-            .map(|_| {
-                scope.spawn(|| {
-                    loop {
-                        let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
-                        let Some(layer) = next else { return Ok(()) };
-                        fetch(image, layer, context)?;
-                    }
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    results.into_iter().collect()
+    parallel::try_map(layers, AT_ONCE, |layer| fetch(image, layer, context)).map(drop)
 }
 
-fn fetch(image: &ResolvedImage, layer: &ImageLayer, context: &Context<'_>) -> Result<(), OpError> {
+/// Makes sure that the blob of a layer is in the store.
+pub(super) fn fetch(image: &ResolvedImage, layer: &ImageLayer, context: &Context<'_>) -> Result<(), OpError> {
     let descriptor = &layer.descriptor;
     let store = context.store;
     if store.blob_size(&descriptor.digest) != Some(descriptor.size) {
@@ -145,10 +134,13 @@ fn fetch(image: &ResolvedImage, layer: &ImageLayer, context: &Context<'_>) -> Re
         context.fetcher.fetch(image, layer, &incoming, &progress, context.cancel)?;
         store.adopt_blob(incoming, &descriptor.digest)?;
     }
+    Ok(())
+}
+
+/// The blob of an image's layer as it is on record.
+pub(super) fn blob_record(descriptor: &Descriptor) -> BlobRecord {
     let name = media_type::layer_to_oci(&descriptor.media_type).unwrap_or(media_type::OCI_LAYER_GZIP);
-    let record =
-        BlobRecord { media_type: name.to_owned(), digest: descriptor.digest, size_bytes: descriptor.size };
-    Ok(store.database().add_blob(&layer.diff_id, "original", &record)?)
+    BlobRecord { media_type: name.to_owned(), digest: descriptor.digest, size_bytes: descriptor.size }
 }
 
 fn unpack(
@@ -160,38 +152,16 @@ fn unpack(
 ) -> Result<SnapshotId, OpError> {
     let diff_id = spec.diff_ids[index];
     let store = context.store;
-    let blob = store.database().blob(&diff_id, "original")?.ok_or_else(|| OpError::NoLayer {
-        digest: diff_id.0,
-        image: spec.image.as_ref().map_or_else(String::new, |image| image.name.clone()),
-    })?;
+    let blob = match spec.image.as_ref().and_then(|image| image.layers.get(index)) {
+        Some(layer) => blob_record(&layer.descriptor),
+        None => store
+            .database()
+            .blob(&diff_id, "original")?
+            .ok_or_else(|| OpError::NoLayer { digest: diff_id.0, image: String::new() })?,
+    };
     let begun = context.snapshots.begin(below)?;
-    let dir = context.snapshots.layer_dir_begun(&begun)?;
-    let parents = below
-        .iter()
-        .rev()
-        .map(|layer| context.snapshots.layer_dir(&layer.snapshot))
-        .collect::<Result<Vec<_>, _>>()?;
-    let file = store.open_blob(&blob.digest)?;
-    let plain = decompressor(io::BufReader::with_capacity(256 * 1024, file))
-        .map_err(OpError::io(format!("read layer {}", blob.digest)))?;
-    let mut hashed = Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel: context.cancel };
-    let applied =
-        apply::apply_layer(&mut hashed, &dir, &parents, &ApplyOptions { ownership: context.ownership });
-    if context.cancel.is_cancelled() {
-        return Err(OpError::Cancelled);
-    }
-    let applied = applied.map_err(|source| OpError::Apply { digest: blob.digest, source })?;
-    for warning in applied.warnings.kept {
-        context.events.warn(warning.to_string());
-    }
-    // Whatever follows the end of the archive belongs to the diff_id too.
-    io::copy(&mut hashed, &mut io::sink()).map_err(OpError::io(format!("read layer {}", blob.digest)))?;
-    let actual = DiffId(Digest::from_bytes(hashed.hasher.finalize().into()));
-    if actual != diff_id {
-        return Err(OpError::WrongDiffId { digest: blob.digest, expected: diff_id, actual });
-    }
-    let content = crate::base::digest::ContentDigest(diff_id.0);
-    let id = context.snapshots.commit(begun, &content, hashed.size_bytes)?;
+    let id = unpack_into(begun, &blob.digest, diff_id, below, context)?;
+    store.database().add_blob(&diff_id, "original", &blob)?;
     store.database().add_image_layer(&id, &diff_id)?;
     loop {
         let first = store.database().claim_chain(chain, &id)?;
@@ -203,11 +173,72 @@ fn unpack(
     }
 }
 
+/// Unpacks a blob of the store as the layer on top of `below`, and commits it.
+pub(super) fn unpack_into(
+    begun: Begun,
+    blob: &Digest,
+    diff_id: DiffId,
+    below: &[LayerRef],
+    context: &Context<'_>,
+) -> Result<SnapshotId, OpError> {
+    let dir = context.snapshots.layer_dir_begun(&begun)?;
+    let parents = below
+        .iter()
+        .rev()
+        .map(|layer| context.snapshots.layer_dir(&layer.snapshot))
+        .collect::<Result<Vec<_>, _>>()?;
+    let file = context.store.open_blob(blob)?;
+    let plain = decompressor(io::BufReader::with_capacity(256 * 1024, file))
+        .map_err(OpError::io(format!("read layer {blob}")))?;
+    let mut hashed = Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel: context.cancel };
+    let applied =
+        apply::apply_layer(&mut hashed, &dir, &parents, &ApplyOptions { ownership: context.ownership });
+    if context.cancel.is_cancelled() {
+        return Err(OpError::Cancelled);
+    }
+    let applied = applied.map_err(|source| OpError::Apply { digest: *blob, source })?;
+    for warning in applied.warnings.kept {
+        context.events.warn(warning.to_string());
+    }
+    let size_bytes = hashed.verify(blob, diff_id)?;
+    let content = crate::base::digest::ContentDigest(diff_id.0);
+    Ok(context.snapshots.commit(begun, &content, size_bytes)?)
+}
+
+/// Checks that a blob of the store is a layer with this diff_id, without unpacking it.
+pub(super) fn verify(
+    store: &Store,
+    blob: &Digest,
+    diff_id: DiffId,
+    cancel: &CancelToken,
+) -> Result<(), OpError> {
+    let plain = decompressor(io::BufReader::with_capacity(256 * 1024, store.open_blob(blob)?))
+        .map_err(OpError::io(format!("read layer {blob}")))?;
+    Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel }.verify(blob, diff_id).map(drop)
+}
+
 struct Hashed<'a, R> {
     inner: R,
     hasher: Sha256,
     size_bytes: u64,
     cancel: &'a CancelToken,
+}
+
+impl<R: Read> Hashed<'_, R> {
+    /// Reads what is left, since whatever follows the end of the archive belongs to the diff_id too, and compares.
+    /// Gives the size of the tar.
+    fn verify(mut self, blob: &Digest, diff_id: DiffId) -> Result<u64, OpError> {
+        let read = io::copy(&mut self, &mut io::sink());
+        if self.cancel.is_cancelled() {
+            return Err(OpError::Cancelled);
+        }
+        read.map_err(OpError::io(format!("read layer {blob}")))?;
+        let actual = DiffId(Digest::from_bytes(self.hasher.finalize().into()));
+        if actual != diff_id {
+            return Err(OpError::WrongDiffId { digest: *blob, expected: diff_id, actual });
+        }
+        Ok(self.size_bytes)
+    }
 }
 
 impl<R: Read> Read for Hashed<'_, R> {

@@ -29,6 +29,7 @@ use crate::sys::seccomp::Program;
 use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
 use super::image::{self, LayerFetcher};
+use super::imports::Imports;
 use super::trust::Bundle;
 use super::{OpError, mounted, run, sources};
 
@@ -110,6 +111,8 @@ pub struct LocalExecutor<'a> {
     pub host: Platform,
     /// Downloads and checkouts of this build by vertex.
     pub fetched: sources::Fetched,
+    /// Remote caches, when there are any.
+    pub imports: Option<&'a Imports<'a>>,
     /// Where listings of what COPY reads are kept, when the build is recorded.
     pub listings: Option<Listings>,
 }
@@ -134,6 +137,17 @@ impl LocalExecutor<'_> {
     /// a warning names the file.
     pub(super) fn ownership(&self) -> Ownership {
         if self.sandboxes.has_all_ids() { Ownership::Required } else { Ownership::BestEffort }
+    }
+
+    /// A result of this machine.
+    fn stored(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        let Some(result) = self.store.use_step(key)? else { return Ok(None) };
+        if self.snapshots.is_complete(&result.state) {
+            return Ok(Some(result));
+        }
+        // Somebody removed a snapshot: the step simply runs again.
+        self.store.database().forget_step(key)?;
+        Ok(None)
     }
 
     /// Keeps word of the files that a digest stands for, so that a later build can name the one that changed.
@@ -197,14 +211,28 @@ impl Executor for LocalExecutor<'_> {
         }
     }
 
-    fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
-        let Some(result) = self.store.use_step(key)? else { return Ok(None) };
-        if self.snapshots.is_complete(&result.state) {
-            return Ok(Some(result));
+    fn expect(&self, steps: &[(CacheKey, &str)]) {
+        if let Some(imports) = self.imports {
+            imports.expect(steps);
         }
-        // Somebody removed a snapshot: the step simply runs again.
-        self.store.database().forget_step(key)?;
-        Ok(None)
+    }
+
+    fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
+        match (self.stored(key)?, self.imports) {
+            (None, Some(imports)) => imports.lookup(key),
+            (stored, _) => Ok(stored),
+        }
+    }
+
+    fn lookup_content(
+        &self,
+        key: &CacheKey,
+        shared: Option<&CacheKey>,
+    ) -> Result<Option<StepResult>, OpError> {
+        match (self.stored(key)?, self.imports) {
+            (None, Some(imports)) => imports.lookup_content(key, shared.unwrap_or(key)),
+            (stored, _) => Ok(stored),
+        }
     }
 
     fn claim(&self, key: &CacheKey) -> Result<Option<Box<dyn Send>>, OpError> {
@@ -212,7 +240,14 @@ impl Executor for LocalExecutor<'_> {
     }
 
     fn save(&self, keys: &[CacheKey], result: &StepResult, name: &str, took_ms: u64) -> Result<(), OpError> {
-        Ok(self.store.database().add_step(keys, result, name, took_ms)?)
+        match self.imports {
+            // A row may lag a snapshot, never lead it.
+            Some(imports) if !self.snapshots.is_complete(&result.state) => {
+                imports.save_later(keys, result, name, took_ms);
+                Ok(())
+            }
+            _ => Ok(self.store.database().add_step(keys, result, name, took_ms)?),
+        }
     }
 
     fn contents(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<Vec<Digest>, OpError> {
@@ -236,6 +271,19 @@ impl Executor for LocalExecutor<'_> {
             });
         }
         Ok(digests)
+    }
+
+    fn shared_contents(&self, inputs: &[VertexResult], contents: &[Digest]) -> Option<Vec<Digest>> {
+        // What is not an identity is made of files that were read, and the same everywhere.
+        let shared: Vec<Digest> = inputs
+            .iter()
+            .zip(contents)
+            .map(|(input, content)| match input {
+                VertexResult::Fs(step) if step.state.identity == *content => *step.state.shared_identity(),
+                _ => *content,
+            })
+            .collect();
+        (shared != contents).then_some(shared)
     }
 
     fn execute(&self, graph: &Graph, id: VertexId, inputs: &[VertexResult]) -> Result<VertexResult, OpError> {

@@ -6,6 +6,7 @@ mod error;
 pub mod executor;
 mod guards;
 mod image;
+mod imports;
 mod local;
 mod mounted;
 mod run;
@@ -16,6 +17,7 @@ pub mod trust;
 
 pub use error::OpError;
 pub use image::LayerFetcher;
+pub use imports::{ImportSetup, Imports};
 pub use local::{LocalExecutor, RunDefaults, SecretSource};
 pub use run::interactive;
 pub use sources::Fetched;

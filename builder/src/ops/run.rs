@@ -440,6 +440,14 @@ fn claim_cache(
     {
         return Ok(directory);
     }
+    if !vertex.ignore_cache
+        && let Some(imports) = executor.imports
+    {
+        imports.bring_mount(id)?;
+        if let Some(directory) = executor.store.use_cache_mount(id)? {
+            return Ok(directory);
+        }
+    }
     let fresh = executor.store.path("mounts");
     let fresh = tempfile::Builder::new()
         .prefix(&executor.store.fresh_name()?)

@@ -26,7 +26,7 @@ mod exchange;
 mod pull;
 mod push;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use credentials::{Credential, CredentialProblem, default_auth_files};
 pub use error::RegistryError;
@@ -159,6 +159,16 @@ impl Client {
     /// Whether the repository of `reference` has a blob.
     pub fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
         self.run(self.0.has_blob(reference, digest))
+    }
+
+    /// Whether the repository of `reference` has a blob, or could mount it from one of `mount_from` beside it.
+    pub fn take_blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        mount_from: &[String],
+    ) -> Result<bool, RegistryError> {
+        self.run(self.0.take_blob(reference, digest, mount_from)).map(|outcome| outcome.is_some())
     }
 
     /// Makes sure that the repository of `reference` has a blob: looks, mounts it from a repository beside it, or

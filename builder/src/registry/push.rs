@@ -108,6 +108,26 @@ impl Inner {
         }
     }
 
+    /// How a blob got there without being sent, if it did.
+    pub(super) async fn take_blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        mount_from: &[String],
+    ) -> Result<Option<BlobOutcome>, RegistryError> {
+        let endpoint = self.endpoint(&reference.registry).await?;
+        let scopes = Some(vec![push_scope(reference)]);
+        if self.blob_exists(&endpoint, reference, digest, scopes).await? {
+            return Ok(Some(BlobOutcome::Existed));
+        }
+        for from in mount_from.iter().filter(|from| **from != reference.repository) {
+            if self.mount(&endpoint, reference, digest, from).await? {
+                return Ok(Some(BlobOutcome::Mounted));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) async fn push_blob(
         &self,
         reference: &Reference,
@@ -115,16 +135,10 @@ impl Inner {
         source: &dyn BlobSource,
         options: &PushOptions<'_>,
     ) -> Result<BlobOutcome, RegistryError> {
+        if let Some(outcome) = self.take_blob(reference, &descriptor.digest, &options.mount_from).await? {
+            return Ok(outcome);
+        }
         let endpoint = self.endpoint(&reference.registry).await?;
-        let scopes = Some(vec![push_scope(reference)]);
-        if self.blob_exists(&endpoint, reference, &descriptor.digest, scopes).await? {
-            return Ok(BlobOutcome::Existed);
-        }
-        for from in options.mount_from.iter().filter(|from| **from != reference.repository) {
-            if self.mount(&endpoint, reference, &descriptor.digest, from).await? {
-                return Ok(BlobOutcome::Mounted);
-            }
-        }
         let net = self.options.net.options();
         let mut attempt = 0;
         loop {

@@ -12,6 +12,7 @@ pub mod diff;
 pub mod mounts;
 mod node;
 pub mod overlay;
+pub mod pending;
 #[cfg(test)]
 mod testing;
 pub mod tree;

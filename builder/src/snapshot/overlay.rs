@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
+use super::pending::{LostLayer, Pending, PendingBlob};
 use crate::base::digest::ContentDigest;
 use crate::base::limits::MAX_LAYERS;
 use crate::store::records::{FsState, LayerRef, SnapshotId};
@@ -32,6 +33,9 @@ pub enum SnapshotError {
     },
     #[error("the file system has {count} layers; kiln stacks at most {MAX_LAYERS}")]
     TooManyLayers { count: usize },
+    // Not transparent: the layer has to stay visible among the causes.
+    #[error("cannot bring a layer that is not on this machine yet")]
+    Lost(#[from] LostLayer),
     #[error("cannot {action} the snapshot `{}`", path.display())]
     Io {
         action: &'static str,
@@ -80,6 +84,7 @@ impl Drop for Begun {
 pub struct Snapshots<'a> {
     store: &'a Store,
     root: OwnedFd,
+    pending: Option<&'a dyn Pending>,
 }
 
 impl<'a> Snapshots<'a> {
@@ -91,7 +96,29 @@ impl<'a> Snapshots<'a> {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Self { store, root: file.into() })
+        Ok(Self { store, root: file.into(), pending: None })
+    }
+
+    /// The same, with layers that are brought when somebody reads them.
+    pub fn with_pending(self, pending: Option<&'a dyn Pending>) -> Self {
+        Self { pending, ..self }
+    }
+
+    /// Has every layer brought that is not here.
+    fn bring(&self, layers: &[LayerRef]) -> Result<(), SnapshotError> {
+        let Some(pending) = self.pending else { return Ok(()) };
+        // The uppermost first: it brings all that it stands on, several blobs at a time.
+        Ok(layers.iter().rev().try_for_each(|layer| pending.bring(&layer.snapshot))?)
+    }
+
+    /// The blob of a layer that is not here.
+    pub fn pending_blob(&self, id: &SnapshotId) -> Option<PendingBlob> {
+        self.pending?.blob(id)
+    }
+
+    /// Makes sure that the blob of a layer that is not here is in the store.
+    pub fn fetch_pending(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
+        Ok(self.pending.map_or(Ok(()), |pending| pending.fetch(id))?)
     }
 
     /// Whether a snapshot that was found by a row may be used: it is there, and stays until this process ends.
@@ -119,6 +146,7 @@ impl<'a> Snapshots<'a> {
 
     /// A layer's own directory.
     pub fn layer_dir(&self, id: &SnapshotId) -> Result<RootDir, SnapshotError> {
+        self.pending.map_or(Ok(()), |pending| pending.bring(id))?;
         let path = self.fs(id);
         RootDir::open(&path).map_err(|e| SnapshotError::Io { action: "open", path, source: e.source })
     }
@@ -131,6 +159,12 @@ impl<'a> Snapshots<'a> {
 
     /// Begins an empty snapshot on top of `below`. The root directory takes mode and owner from the layer below it.
     pub fn begin(&self, below: &[LayerRef]) -> Result<Begun, SnapshotError> {
+        self.begin_as(SnapshotId(self.store.fresh_name()?), below)
+    }
+
+    /// [`Snapshots::begin`] under a name that [`Store::fresh_name`] gave earlier.
+    pub fn begin_as(&self, id: SnapshotId, below: &[LayerRef]) -> Result<Begun, SnapshotError> {
+        self.bring(below)?;
         let (mut mode, mut owner) = (0o755, (0, 0));
         if let Some(top) = below.last() {
             let path = self.fs(&top.snapshot);
@@ -139,7 +173,6 @@ impl<'a> Snapshots<'a> {
             mode = metadata.mode() & 0o7777;
             owner = (metadata.uid(), metadata.gid());
         }
-        let id = SnapshotId(self.store.fresh_name()?);
         self.store.lease(Thing::Snapshot(&id))?;
         let directory = self.store.path(&format!("snapshots/{}", id.0));
         let make = || -> io::Result<()> {
@@ -175,6 +208,7 @@ impl<'a> Snapshots<'a> {
         if layers.len() > MAX_LAYERS {
             return Err(SnapshotError::TooManyLayers { count: layers.len() });
         }
+        self.bring(layers)?;
         Ok(layers.iter().rev().map(|layer| format!("snapshots/{}/fs", layer.snapshot.0)).collect())
     }
 

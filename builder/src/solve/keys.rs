@@ -20,7 +20,7 @@ use crate::ops::executor::Executor;
 use crate::plan::graph::{Graph, Op, Vertex, VertexId};
 
 use super::ledger::Look;
-use super::{Failure, Options, early, is_step};
+use super::{Failure, Options, VertexKeys, early, is_step};
 
 /// Domain of definition keys.
 const DEFINITION: &str = "kiln/definition/v1";
@@ -32,6 +32,13 @@ pub(super) struct Keys {
     pub(super) outside: Option<Digest>,
     /// The definition key may be looked up: neither the vertex nor anything that it reads is forced to run.
     pub(super) reusable: bool,
+}
+
+impl Keys {
+    /// As the build gives them away.
+    pub(super) fn of_vertex(&self) -> VertexKeys {
+        VertexKeys { definition: self.definition, content: None, forced: !self.reusable }
+    }
 }
 
 /// The definition keys of everything that `roots` depend on.
@@ -62,15 +69,7 @@ pub(super) fn definition_keys<E: Executor>(
             }
         }
         let definition = CacheKey(hasher.finish());
-        let mut look = if vertex.ignore_cache { Look::Forced } else { Look::Unneeded };
-        // A fresh result may stand on an old one, which only shows when each is looked at.
-        if options.oldest.is_some() && reusable && is_step(vertex) {
-            let stored = executor.lookup(&definition).map_err(|error| early(id, error, options))?;
-            if let Some(ran) = stored.map(|stored| stored.ran).filter(|ran| options.is_too_old(*ran)) {
-                look = Look::Expired(ran);
-                reusable = false;
-            }
-        }
+        let look = if vertex.ignore_cache { Look::Forced } else { Look::Unneeded };
         options.ledger.note(id, |account| {
             account.definition = Some(definition);
             account.outside = outside;
@@ -78,7 +77,41 @@ pub(super) fn definition_keys<E: Executor>(
         });
         keys.insert(id, Keys { definition, outside, reusable });
     }
+    let reusable = keys.iter().filter(|(id, key)| key.reusable && is_step(graph.vertex(**id)));
+    // The results first, which is where look-ups begin.
+    let expected: Vec<_> =
+        reusable.rev().map(|(id, key)| (key.definition, graph.vertex(*id).name.as_str())).collect();
+    executor.expect(&expected);
+    if options.oldest.is_some() {
+        expire(graph, executor, options, &mut keys)?;
+    }
     Ok(keys)
+}
+
+/// Forces what is too old to run again. A fresh result may stand on an old one, which only shows when each is looked
+/// at.
+fn expire<E: Executor>(
+    graph: &Graph,
+    executor: &E,
+    options: &Options,
+    keys: &mut BTreeMap<VertexId, Keys>,
+) -> Result<(), Failure<E::Error>> {
+    let ids: Vec<VertexId> = keys.keys().copied().collect();
+    for id in ids {
+        let vertex = graph.vertex(id);
+        let fresh = vertex.inputs.iter().all(|input| keys.get(input).is_none_or(|key| key.reusable));
+        let Some(key) = keys.get_mut(&id) else { continue };
+        key.reusable &= fresh;
+        if !key.reusable || !is_step(vertex) {
+            continue;
+        }
+        let stored = executor.lookup(&key.definition).map_err(|error| early(id, error, options))?;
+        if let Some(ran) = stored.map(|stored| stored.ran).filter(|ran| options.is_too_old(*ran)) {
+            key.reusable = false;
+            options.ledger.note(id, |account| account.look = Look::Expired(ran));
+        }
+    }
+    Ok(())
 }
 
 /// The content key of a vertex that reads `contents` of its inputs.

@@ -82,6 +82,19 @@ pub struct Solved {
     pub executed: usize,
     /// Steps taken from the store.
     pub cached: usize,
+    /// Keys of every vertex that the results depend on.
+    pub keys: BTreeMap<VertexId, VertexKeys>,
+}
+
+/// The keys of a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VertexKeys {
+    /// Definition key.
+    pub definition: CacheKey,
+    /// Content key as remote caches know it, when it was needed.
+    pub content: Option<CacheKey>,
+    /// An earlier result of these keys was not to be used: the vertex, or something that it reads, had to run again.
+    pub forced: bool,
 }
 
 /// Number of a vertex in events.
@@ -102,7 +115,10 @@ pub fn solve<E: Executor>(
     let keys = keys::definition_keys(graph, roots, executor, options)?;
     let mut state = State {
         slots: BTreeMap::new(),
-        solved: Solved::default(),
+        solved: Solved {
+            keys: keys.iter().map(|(id, key)| (*id, key.of_vertex())).collect(),
+            ..Solved::default()
+        },
         failure: None,
         running: 0,
         claimed: BTreeSet::new(),

@@ -18,7 +18,7 @@ struct Fake {
 }
 
 fn state(text: &str) -> StepResult {
-    StepResult::source(FsState { layers: vec![], identity: Digest::of(text.as_bytes()) })
+    StepResult::source(FsState { layers: vec![], identity: Digest::of(text.as_bytes()), claimed: None })
 }
 
 impl Executor for Fake {

@@ -24,11 +24,19 @@ const RETRY: Duration = Duration::from_millis(25);
 /// A vertex put aside because its step runs elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Aside {
-    content: Option<CacheKey>,
+    content: Option<ContentKeys>,
     /// When to try again.
     retry: Instant,
     /// The user knows that another process is waited for.
     told: bool,
+}
+
+/// The content key of a vertex.
+#[derive(Debug, Clone, Copy)]
+struct ContentKeys {
+    here: CacheKey,
+    /// For remote caches, when that is another one.
+    shared: Option<CacheKey>,
 }
 
 /// What became of a vertex.
@@ -168,7 +176,7 @@ fn step<E: Executor>(job: &Job<'_, E>, ready: &Ready) -> Result<Step, E::Error> 
     {
         return Ok(step);
     }
-    let Some(key) = content.or(job.keys.get(&id).map(|keys| keys.definition)) else {
+    let Some(key) = content.map(|keys| keys.here).or(job.keys.get(&id).map(|keys| keys.definition)) else {
         return run(job, id, inputs, content);
     };
     if !runs_once(&vertex.op) {
@@ -217,19 +225,24 @@ fn find_content_key<E: Executor>(
     job: &Job<'_, E>,
     id: VertexId,
     inputs: &[VertexResult],
-) -> Result<Option<CacheKey>, E::Error> {
+) -> Result<Option<ContentKeys>, E::Error> {
     let vertex = job.graph.vertex(id);
     if vertex.inputs.is_empty() {
         return Ok(None);
     }
     let contents = job.executor.contents(job.graph, id, inputs)?;
     let outside = job.keys.get(&id).and_then(|keys| keys.outside.as_ref());
-    let key = content_key(vertex, outside, &contents);
+    let here = content_key(vertex, outside, &contents);
+    let shared = job.executor.shared_contents(inputs, &contents);
+    let shared = shared.map(|contents| content_key(vertex, outside, &contents));
     job.options.ledger.note(id, |account| {
-        account.content = Some(key);
+        account.content = Some(here);
         account.contents = contents;
     });
-    Ok(Some(key))
+    if let Some(keys) = job.shared.lock().solved.keys.get_mut(&id) {
+        keys.content = Some(shared.unwrap_or(here));
+    }
+    Ok(Some(ContentKeys { here, shared }))
 }
 
 /// Takes the stored result, when there is one that may be taken.
@@ -237,7 +250,7 @@ fn stored<E: Executor>(
     job: &Job<'_, E>,
     id: VertexId,
     inputs: &[VertexResult],
-    content: Option<CacheKey>,
+    content: Option<ContentKeys>,
     look: Look,
 ) -> Result<Option<Step>, E::Error> {
     let vertex = job.graph.vertex(id);
@@ -246,7 +259,7 @@ fn stored<E: Executor>(
     }
     let own = job.keys.get(&id);
     let found = match content {
-        Some(key) => job.executor.lookup_content(&key)?,
+        Some(keys) => job.executor.lookup_content(&keys.here, keys.shared.as_ref())?,
         // The results of sources were looked for before anything ran.
         None => match own.filter(|keys| look == Look::Elsewhere && keys.reusable) {
             Some(keys) => job.executor.lookup(&keys.definition)?,
@@ -281,12 +294,12 @@ fn run<E: Executor>(
     job: &Job<'_, E>,
     id: VertexId,
     inputs: &[VertexResult],
-    content: Option<CacheKey>,
+    content: Option<ContentKeys>,
 ) -> Result<Step, E::Error> {
     let options = job.options;
     let vertex = job.graph.vertex(id);
     let own = job.keys.get(&id).map(|keys| keys.definition);
-    let save: Vec<CacheKey> = own.into_iter().chain(content).collect();
+    let save: Vec<CacheKey> = own.into_iter().chain(content.map(|keys| keys.here)).collect();
     options.ledger.note(id, |account| {
         if account.look == Look::Unneeded {
             account.look = Look::Missing;

@@ -38,6 +38,17 @@ pub struct FsState {
     pub layers: Vec<LayerRef>,
     /// Equal for equal content made of equal layers.
     pub identity: Digest,
+    /// Identity on the machine that made it, as a remote cache says. Good for asking remote caches and for nothing
+    /// else, since nobody here has verified it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<Digest>,
+}
+
+impl FsState {
+    /// Identity for keys of remote caches.
+    pub fn shared_identity(&self) -> &Digest {
+        self.claimed.as_ref().unwrap_or(&self.identity)
+    }
 }
 
 /// One step on the way to a file system.

@@ -90,7 +90,7 @@ mod tests {
         let id = SnapshotId(name.to_owned());
         store.database().add_snapshot(&id, &ContentDigest(key.0), 1).unwrap();
         let layers = vec![LayerRef { snapshot: id, standalone: false }];
-        let result = StepResult::source(FsState { layers, identity: key.0 });
+        let result = StepResult::source(FsState { layers, identity: key.0, claimed: None });
         store.database().add_step(&[key], &result, name, 1).unwrap();
         key
     }

@@ -10,6 +10,7 @@ mod base;
 mod image;
 mod processes;
 mod project;
+mod registry;
 mod server;
 
 mod add;
@@ -38,6 +39,7 @@ mod platforms;
 mod privileges;
 mod records;
 mod reliability;
+mod remote_cache;
 mod reproducible;
 mod run;
 mod run_command;

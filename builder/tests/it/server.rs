@@ -15,6 +15,7 @@ pub struct Request {
     pub path: String,
     /// Lower-case names.
     pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -106,7 +107,7 @@ fn answer(
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace().map(str::to_owned);
     let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(()) };
-    let mut request = Request { method, path, headers: Vec::new() };
+    let mut request = Request { method, path, headers: Vec::new(), body: Vec::new() };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -114,8 +115,8 @@ fn answer(
         request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     let length = request.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
+    request.body = vec![0; length];
+    reader.read_exact(&mut request.body)?;
     let response = handler(&request);
     let is_head = request.method == "HEAD";
     seen.lock().expect("requests").push(request);

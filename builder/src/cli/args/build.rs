@@ -125,10 +125,11 @@ pub struct BuildArgs {
     /// Tell why each step ran
     #[arg(long, help_heading = CACHE)]
     pub explain: bool,
-    /// Take results from a cache: an image, or type=registry|local|gha,...
+    /// Take results from a remote cache: an image name, type=registry,ref=NAME or type=local,src=DIR
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_from, help_heading = CACHE)]
     pub cache_from: Vec<CacheSpec>,
-    /// Write results to a cache: an image, or type=registry|local|inline|gha,...
+    /// Write results to a remote cache: an image name, type=registry,ref=NAME or type=local,dest=DIR, with
+    /// mode=min (the image's own steps) or mode=max (every step)
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_to, help_heading = CACHE)]
     pub cache_to: Vec<CacheSpec>,
 
@@ -354,6 +355,11 @@ impl BuildArgs {
         let wanted = |value: &Option<String>| value.as_ref().is_some_and(|v| choice::boolean(v) != Ok(false));
         note(wanted(provenance), "--provenance", "attestations are not made");
         note(wanted(sbom), "--sbom", "attestations are not made");
+        for cache in self.cache_from.iter().chain(&self.cache_to) {
+            if let Some(tag) = cache.unused_tag() {
+                note(true, &format!("the tag `{tag}` of a cache"), "steps have tags of their own beside it");
+            }
+        }
         for key in self.outputs.iter().flat_map(|output| &output.ignored) {
             note(true, &format!("`{key}` of --output"), "only other builders need it");
         }

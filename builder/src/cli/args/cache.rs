@@ -2,42 +2,31 @@
 //!
 //! Invariants: what a type needs is there; a type that kiln does not have is refused here, not in mid-build.
 
-use std::collections::BTreeMap;
-
+use crate::build::{CacheMode, CacheSource, CacheTarget};
+use crate::cache::Location;
+use crate::cache::mount::Mounts;
 use crate::export::spec::attributes::{self, AttributeError, closest};
-
-/// Where a cache is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheKind {
-    /// In a registry; `ref`.
-    Registry,
-    /// In a directory; `src` or `dest`.
-    Local,
-    /// In the image itself.
-    Inline,
-    /// In GitHub's cache service.
-    Gha,
-}
-
-/// How much is exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CacheMode {
-    /// What the result consists of.
-    #[default]
-    Min,
-    /// Every step.
-    Max,
-}
+use crate::export::spec::{self, OutputError};
+use crate::image::reference::{Reference, ReferenceError};
+use crate::layer::compress::Compression;
 
 /// One cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSpec {
     /// Where.
-    pub kind: CacheKind,
+    pub location: Location,
     /// `mode` of an export.
     pub mode: CacheMode,
-    /// The other attributes, those that the type needs included.
-    pub attributes: BTreeMap<String, String>,
+    /// `ignore-error`: an export that fails is a warning.
+    pub ignore_error: bool,
+    /// `compression` and `compression-level`; `None` takes the image's.
+    pub compression: Option<Compression>,
+    /// `force-compression`.
+    pub force_compression: bool,
+    /// `registry.insecure`: plain http, or any certificate.
+    pub insecure: bool,
+    /// `mounts`: which cache mounts travel.
+    pub mounts: Mounts,
 }
 
 /// Why a text is not a cache.
@@ -50,12 +39,22 @@ pub enum CacheError {
     #[error("`{0}` has no type; write type=registry,ref=IMAGE or type=local")]
     NoType(String),
     /// An unknown type.
-    #[error("unknown cache type `{kind}`{}; use registry, local, inline or gha", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
+    #[error("unknown cache type `{kind}`{}; use registry or local", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
     Type {
         /// The type.
         kind: String,
         /// The most similar one.
         meant: Option<&'static str>,
+    },
+    /// A type of other builders.
+    #[error("kiln has no cache of type {kind}: {why}; {instead}")]
+    Elsewhere {
+        /// The type.
+        kind: &'static str,
+        /// Why not.
+        why: &'static str,
+        /// What to do.
+        instead: &'static str,
     },
     /// Something is missing.
     #[error("type={kind} needs `{key}`; write type={kind},{key}=...")]
@@ -68,9 +67,24 @@ pub enum CacheError {
     /// An unknown mode.
     #[error("unknown cache mode `{0}`; use mode=min or mode=max")]
     Mode(String),
+    /// Another format.
+    #[error("`{0}=false` is not possible: steps are kept as OCI image manifests")]
+    Format(String),
+    /// A bad name.
+    #[error(transparent)]
+    Name(#[from] ReferenceError),
+    /// A name with a digest.
+    #[error("`{0}` has a digest; a cache is a repository, whose steps are found by their own tags")]
+    Digest(String),
+    /// No cache mount.
+    #[error("`mounts` names no cache mount; write mounts=all or mounts=ID")]
+    Mounts,
+    /// A bad compression.
+    #[error(transparent)]
+    Compression(#[from] OutputError),
 }
 
-const COMMON_TO: [&str; 8] = [
+const COMMON_TO: [&str; 9] = [
     "type",
     "mode",
     "ignore-error",
@@ -79,6 +93,7 @@ const COMMON_TO: [&str; 8] = [
     "compression",
     "compression-level",
     "force-compression",
+    "mounts",
 ];
 
 /// Parses the value of `--cache-from`; a text that is no attribute is an image.
@@ -96,6 +111,26 @@ pub fn parse_to(text: &str) -> Result<CacheSpec, CacheError> {
     parse(text, true)
 }
 
+fn elsewhere(kind: &str) -> Option<CacheError> {
+    let with_directory = "use type=registry,ref=IMAGE, or type=local with whatever carries a directory there";
+    let (kind, why, instead) = match kind {
+        "inline" => (
+            "inline",
+            "an image carries nothing but itself",
+            "use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once",
+        ),
+        "gha" => (
+            "gha",
+            "GitHub's cache service has no public interface",
+            "use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache",
+        ),
+        "s3" => ("s3", "buckets are not supported", with_directory),
+        "azblob" => ("azblob", "blob storage is not supported", with_directory),
+        _ => return None,
+    };
+    Some(CacheError::Elsewhere { kind, why, instead })
+}
+
 fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     let fields = attributes::fields(text)?;
     let mut pairs = match fields.as_slice() {
@@ -106,46 +141,109 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     };
     let place = pairs.iter().position(|(key, _)| key == "type");
     let kind = place.map(|place| pairs.remove(place).1).ok_or_else(|| CacheError::NoType(text.to_owned()))?;
-    let (kind, name, needed, own): (_, _, Option<&'static str>, &[&str]) = match (kind.as_str(), export) {
-        ("registry", _) => (CacheKind::Registry, "registry", Some("ref"), &["ref", "registry.insecure"]),
-        ("local", true) => (CacheKind::Local, "local", Some("dest"), &["dest", "tag", "reset"]),
-        ("local", false) => (CacheKind::Local, "local", Some("src"), &["src", "tag", "digest"]),
-        ("inline", _) => (CacheKind::Inline, "inline", None, &[]),
-        ("gha", _) => {
-            let own = &["scope", "token", "url", "url_v2", "timeout", "repository", "ghtoken"];
-            (CacheKind::Gha, "gha", None, own)
-        }
+    let (name, needed): (&'static str, &'static str) = match (kind.as_str(), export) {
+        ("registry", _) => ("registry", "ref"),
+        ("local", true) => ("local", "dest"),
+        ("local", false) => ("local", "src"),
         (other, _) => {
-            let meant = closest(other, ["registry", "local", "inline", "gha"]);
-            return Err(CacheError::Type { kind: other.to_owned(), meant });
+            let meant = closest(other, ["registry", "local"]);
+            let unknown = || CacheError::Type { kind: other.to_owned(), meant };
+            return Err(elsewhere(other).unwrap_or_else(unknown));
         }
     };
-    let known: Vec<&str> = if export { [&COMMON_TO, own].concat() } else { [&["type"], own].concat() };
-    let mut spec = CacheSpec { kind, mode: CacheMode::default(), attributes: BTreeMap::new() };
-    for (key, value) in pairs {
+    let mut known: Vec<&str> = if export { COMMON_TO.to_vec() } else { vec!["type", "mounts"] };
+    known.push(needed);
+    if name == "registry" {
+        known.push("registry.insecure");
+    }
+    let mut seen = vec!["type"];
+    for (key, _) in &pairs {
         if !known.contains(&key.as_str()) {
-            return Err(attributes::unknown(&key, &known).into());
+            return Err(attributes::unknown(key, &known).into());
         }
-        if key == "mode" {
-            spec.mode = mode(&value)?;
+        if seen.contains(&key.as_str()) {
+            return Err(AttributeError::Twice(key.clone()).into());
         }
-        if spec.attributes.insert(key.clone(), value).is_some() || key == "type" {
-            return Err(AttributeError::Twice(key).into());
+        seen.push(key);
+    }
+    let given = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+    let place = given(needed).filter(|value| !value.is_empty());
+    let place = place.ok_or(CacheError::Missing { kind: name, key: needed })?;
+    let flag = |key: &str| given(key).map_or(Ok(false), |value| attributes::boolean(key, value));
+    for key in ["image-manifest", "oci-mediatypes"] {
+        if given(key).is_some() && !flag(key)? {
+            return Err(CacheError::Format(key.to_owned()));
         }
     }
-    match needed {
-        Some(key) if spec.attributes.get(key).is_none_or(String::is_empty) => {
-            Err(CacheError::Missing { kind: name, key })
-        }
-        _ => Ok(spec),
+    Ok(CacheSpec {
+        location: location(name, place)?,
+        mode: match given("mode") {
+            None | Some("min") => CacheMode::Min,
+            Some("max") => CacheMode::Max,
+            Some(other) => return Err(CacheError::Mode(other.to_owned())),
+        },
+        ignore_error: flag("ignore-error")?,
+        compression: compression(given("compression"), given("compression-level"))?,
+        force_compression: flag("force-compression")?,
+        insecure: flag("registry.insecure")?,
+        mounts: match given("mounts") {
+            None => Mounts::None,
+            Some("") => return Err(CacheError::Mounts),
+            Some("all") => Mounts::All,
+            Some(id) => Mounts::Only(id.to_owned()),
+        },
+    })
+}
+
+fn location(kind: &str, place: &str) -> Result<Location, CacheError> {
+    if kind == "local" {
+        return Ok(Location::Directory(place.into()));
+    }
+    let reference: Reference = place.parse()?;
+    match reference.digest {
+        Some(_) => Err(CacheError::Digest(place.to_owned())),
+        None => Ok(Location::Registry(reference)),
     }
 }
 
-fn mode(value: &str) -> Result<CacheMode, CacheError> {
-    match value {
-        "min" => Ok(CacheMode::Min),
-        "max" => Ok(CacheMode::Max),
-        other => Err(CacheError::Mode(other.to_owned())),
+fn compression(name: Option<&str>, level: Option<&str>) -> Result<Option<Compression>, OutputError> {
+    let name = name.map(spec::compression).transpose()?;
+    let level = level.map(|level| spec::compression_level(level, name)).transpose()?;
+    Ok((name.is_some() || level.is_some()).then(|| spec::compressor(name, level)))
+}
+
+impl CacheSpec {
+    /// What `--cache-to` asks for.
+    pub fn target(&self) -> CacheTarget {
+        CacheTarget {
+            location: self.location.clone(),
+            mode: self.mode,
+            ignore_error: self.ignore_error,
+            compression: self.compression,
+            force_compression: self.force_compression,
+            mounts: self.mounts.clone(),
+        }
+    }
+
+    /// What `--cache-from` asks for.
+    pub fn source(&self) -> CacheSource {
+        CacheSource { location: self.location.clone(), mounts: self.mounts.clone() }
+    }
+
+    /// The registry that need not have a good certificate.
+    pub fn insecure_host(&self) -> Option<String> {
+        match &self.location {
+            Location::Registry(reference) if self.insecure => Some(reference.registry.clone()),
+            Location::Registry(_) | Location::Directory(_) => None,
+        }
+    }
+
+    /// The tag that was given and plays no part.
+    pub fn unused_tag(&self) -> Option<&str> {
+        match &self.location {
+            Location::Registry(reference) => reference.tag.as_deref().filter(|tag| *tag != "latest"),
+            Location::Directory(_) => None,
+        }
     }
 }
 
@@ -156,11 +254,14 @@ mod tests {
     #[test]
     fn caches() {
         let bare = parse_from("me/app:cache").unwrap();
-        assert_eq!(bare.kind, CacheKind::Registry);
-        assert_eq!(bare.attributes.get("ref").map(String::as_str), Some("me/app:cache"));
-        let to = parse_to("type=local,dest=c,mode=max").unwrap();
-        assert_eq!((to.kind, to.mode), (CacheKind::Local, CacheMode::Max));
-        assert_eq!(parse_to("type=inline").unwrap().kind, CacheKind::Inline);
+        assert_eq!(bare.location, Location::Registry("docker.io/me/app:cache".parse().unwrap()));
+        assert_eq!((bare.unused_tag(), bare.insecure_host()), (Some("cache"), None));
+        let to = parse_to("type=local,dest=c,mode=max,compression=zstd,ignore-error=1").unwrap();
+        assert_eq!((to.location.clone(), to.mode), (Location::Directory("c".into()), CacheMode::Max));
+        assert_eq!((to.compression, to.ignore_error), (Some(Compression::DEFAULT_ZSTD), true));
+        let to = parse_to("type=registry,ref=h:5000/c,image-manifest=true,registry.insecure=true").unwrap();
+        assert_eq!((to.compression, to.mode, to.unused_tag()), (None, CacheMode::Min, None));
+        assert_eq!(to.insecure_host().as_deref(), Some("h:5000"));
     }
 
     #[test]
@@ -172,10 +273,18 @@ mod tests {
             "type=registy,ref=x",
             "type=local",
             "type=registry,ref=",
-            "type=inline,rf=1",
+            "type=registry,rf=1",
             "type=registry,ref=x,mode=mid",
-            "type=inline,type=gha",
-            "type=gha,scope=a,scope=b",
+            "type=registry,ref=A",
+            "type=registry,ref=x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "type=local,type=gha",
+            "type=local,dest=a,dest=b",
+            "type=local,dest=a,oci-mediatypes=false",
+            "type=local,dest=a,compression=lzma",
+            "type=local,dest=a,mounts=",
+            "type=inline",
+            "type=gha,scope=a",
+            "type=s3,bucket=b",
         ] {
             messages.push_str(&format!("{bad}\n    {}\n", parse_to(bad).unwrap_err()));
         }
@@ -186,21 +295,37 @@ mod tests {
         ref=x
             `ref=x` has no type; write type=registry,ref=IMAGE or type=local
         type=registy,ref=x
-            unknown cache type `registy` (did you mean `registry`?); use registry, local, inline or gha
+            unknown cache type `registy` (did you mean `registry`?); use registry or local
         type=local
             type=local needs `dest`; write type=local,dest=...
         type=registry,ref=
             type=registry needs `ref`; write type=registry,ref=...
-        type=inline,rf=1
-            unknown key `rf`; known are type, mode, ignore-error, image-manifest, oci-mediatypes, compression, compression-level, force-compression
+        type=registry,rf=1
+            unknown key `rf` (did you mean `ref`?); known are type, mode, ignore-error, image-manifest, oci-mediatypes, compression, compression-level, force-compression, mounts, ref, registry.insecure
         type=registry,ref=x,mode=mid
             unknown cache mode `mid`; use mode=min or mode=max
-        type=inline,type=gha
+        type=registry,ref=A
+            invalid reference format: `A` has upper-case letters: repository names must be lower case
+        type=registry,ref=x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+            `x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855` has a digest; a cache is a repository, whose steps are found by their own tags
+        type=local,type=gha
             `type` is given more than once
-        type=gha,scope=a,scope=b
-            `scope` is given more than once
+        type=local,dest=a,dest=b
+            `dest` is given more than once
+        type=local,dest=a,oci-mediatypes=false
+            `oci-mediatypes=false` is not possible: steps are kept as OCI image manifests
+        type=local,dest=a,compression=lzma
+            unknown compression `lzma`; use gzip, zstd or uncompressed
+        type=local,dest=a,mounts=
+            `mounts` names no cache mount; write mounts=all or mounts=ID
+        type=inline
+            kiln has no cache of type inline: an image carries nothing but itself; use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once
+        type=gha,scope=a
+            kiln has no cache of type gha: GitHub's cache service has no public interface; use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache
+        type=s3,bucket=b
+            kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
         from
-            unknown key `dest`; known are type, src, tag, digest
+            unknown key `dest`; known are type, mounts, src
         ");
     }
 }

@@ -108,9 +108,11 @@ fn help_is_grouped() {
           --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 is
                                      --no-cache
           --explain                  Tell why each step ran
-          --cache-from <CACHE>       Take results from a cache: an image, or type=registry|local|gha,...
-          --cache-to <CACHE>         Write results to a cache: an image, or
-                                     type=registry|local|inline|gha,...
+          --cache-from <CACHE>       Take results from a remote cache: an image name,
+                                     type=registry,ref=NAME or type=local,src=DIR
+          --cache-to <CACHE>         Write results to a remote cache: an image name,
+                                     type=registry,ref=NAME or type=local,dest=DIR, with mode=min (the
+                                     image's own steps) or mode=max (every step)
 
     Steps:
           --secret <SECRET>            Offer a secret to steps: id=NAME,src=FILE or id=NAME,env=VARIABLE
@@ -189,7 +191,7 @@ fn a_line_with_everything() {
                 --no-cache-filter a,b --pull --progress=plain --secret id=s,src=f --ssh default --add-host \
                 a:1.2.3.4 --dns ::1 --dns-search x --dns-option ndots:1 --shm-size 64m --ulimit nofile=1:2 \
                 --iidfile i --metadata-file m --jobs 3 --root /r --ignorefile ig --annotation index:k=v --push \
-                --load --source-date-epoch 5 --rewrite-timestamp=false --cache-from x --cache-to type=inline \
+                --load --source-date-epoch 5 --rewrite-timestamp=false --cache-from x --cache-to type=local,dest=c \
                 --userns=host --rm --force-rm=false --compress --isolation=oci --provenance=false --sbom ctx";
     let args = build(&line.split_whitespace().collect::<Vec<_>>());
     assert_eq!(args.context, ContextSource::Path("ctx".into()));

@@ -28,13 +28,13 @@ struct State {
     needs_login: Option<String>,
 }
 
-pub(super) struct FakeRegistry {
+pub(crate) struct FakeRegistry {
     server: FakeServer,
     state: Arc<Mutex<State>>,
 }
 
 impl FakeRegistry {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
         let server = FakeServer::start(move |request| {
@@ -48,12 +48,12 @@ impl FakeRegistry {
     }
 
     /// `fault` may answer any request in the registry's place.
-    pub(super) fn fault(&self, fault: impl FnMut(&Received) -> Option<Reply> + Send + 'static) {
+    pub(crate) fn fault(&self, fault: impl FnMut(&Received) -> Option<Reply> + Send + 'static) {
         self.state.lock().unwrap().faults.push(Box::new(fault));
     }
 
     /// Answers the first `times` requests whose path ends in `suffix` with `reply`.
-    pub(super) fn fail(&self, suffix: &str, mut times: usize, reply: Reply) {
+    pub(crate) fn fail(&self, suffix: &str, mut times: usize, reply: Reply) {
         let suffix = suffix.to_owned();
         self.fault(move |request| {
             let hit = times > 0 && request.path().ends_with(&suffix);
@@ -62,54 +62,54 @@ impl FakeRegistry {
         });
     }
 
-    pub(super) fn require_tokens(&self, needs_login: Option<&str>) {
+    pub(crate) fn require_tokens(&self, needs_login: Option<&str>) {
         let mut state = self.state.lock().unwrap();
         state.tokens = Some(BTreeSet::new());
         state.needs_login = needs_login.map(str::to_owned);
     }
 
     /// Every token given out so far stops working.
-    pub(super) fn expire_tokens(&self) {
+    pub(crate) fn expire_tokens(&self) {
         if let Some(tokens) = &mut self.state.lock().unwrap().tokens {
             tokens.clear();
         }
     }
 
-    pub(super) fn issued(&self) -> usize {
+    pub(crate) fn issued(&self) -> usize {
         self.state.lock().unwrap().issued
     }
 
-    pub(super) fn allow_mount(&self, digest: &Digest) {
+    pub(crate) fn allow_mount(&self, digest: &Digest) {
         self.state.lock().unwrap().mountable.insert(digest.to_string());
     }
 
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.server.host()
     }
 
-    pub(super) fn server(&self) -> &FakeServer {
+    pub(crate) fn server(&self) -> &FakeServer {
         &self.server
     }
 
-    pub(super) fn reference(&self, rest: &str) -> Reference {
+    pub(crate) fn reference(&self, rest: &str) -> Reference {
         format!("{}/{rest}", self.host()).parse().unwrap()
     }
 
-    pub(super) fn requests(&self) -> Vec<Received> {
+    pub(crate) fn requests(&self) -> Vec<Received> {
         self.server.requests()
     }
 
-    pub(super) fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+    pub(crate) fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.state.lock().unwrap().blobs.get(&digest.to_string()).cloned()
     }
 
-    pub(super) fn add_blob(&self, bytes: &[u8]) -> Descriptor {
+    pub(crate) fn add_blob(&self, bytes: &[u8]) -> Descriptor {
         let descriptor = Descriptor::new(media_type::OCI_LAYER_GZIP, Digest::of(bytes), bytes.len() as u64);
         self.state.lock().unwrap().blobs.insert(descriptor.digest.to_string(), bytes.to_vec());
         descriptor
     }
 
-    pub(super) fn add_manifest(&self, name: &str, kind: &str, bytes: &[u8]) -> Descriptor {
+    pub(crate) fn add_manifest(&self, name: &str, kind: &str, bytes: &[u8]) -> Descriptor {
         let descriptor = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
         let (repository, tag) = name.split_once(':').unwrap();
         let mut state = self.state.lock().unwrap();
@@ -120,7 +120,7 @@ impl FakeRegistry {
     }
 
     /// A whole image; its layer holds `content`.
-    pub(super) fn add_image(&self, name: &str, content: &[u8]) -> Descriptor {
+    pub(crate) fn add_image(&self, name: &str, content: &[u8]) -> Descriptor {
         let config = Descriptor { media_type: media_type::OCI_CONFIG.to_owned(), ..self.add_blob(b"{}") };
         let manifest = Manifest {
             schema_version: 2,
@@ -134,7 +134,7 @@ impl FakeRegistry {
     }
 
     /// An index of one image per platform.
-    pub(super) fn add_index(&self, name: &str, platforms: &[&str]) -> Descriptor {
+    pub(crate) fn add_index(&self, name: &str, platforms: &[&str]) -> Descriptor {
         let repository = name.split_once(':').unwrap().0;
         let entry = |platform: &&str| {
             let image =

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::net::NetOptions;
 
-mod fake_registry;
+pub(crate) mod fake_registry;
 mod pull;
 mod push;
 
@@ -16,7 +16,7 @@ fn net(retries: u32) -> Net {
 }
 
 /// A client that retries twice, quickly.
-fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::new(Options { net: net(2), ..Options::default() }).unwrap()
 }
 

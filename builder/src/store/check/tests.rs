@@ -28,7 +28,9 @@ fn world() -> World {
     database.add_blob(&diff_id, "original", &record).unwrap();
     let key = CacheKey(Digest::of(b"key"));
     let layers = vec![LayerRef { snapshot: snapshot.clone(), standalone: false }];
-    database.add_step(&[key], &StepResult::source(FsState { layers, identity: layer }), "RUN", 1).unwrap();
+    database
+        .add_step(&[key], &StepResult::source(FsState { layers, identity: layer, claimed: None }), "RUN", 1)
+        .unwrap();
     let manifest = store.put_blob(format!(r#"{{"layers":[{{"digest":"{layer}"}}]}}"#).as_bytes()).unwrap();
     let media_type = String::new();
     let image = ImageRecord { name: "i".to_owned(), media_type, digest: manifest, size_bytes: 1, created: 1 };

@@ -34,7 +34,7 @@ impl World {
         let layers = below.iter().copied().chain([name.as_str()]);
         let layers =
             layers.map(|id| LayerRef { snapshot: SnapshotId(id.to_owned()), standalone: false }).collect();
-        let result = StepResult::source(FsState { layers, identity: key.0 });
+        let result = StepResult::source(FsState { layers, identity: key.0, claimed: None });
         self.store().database().add_step(&[key], &result, "RUN", 1).unwrap();
         (name, key)
     }
@@ -105,7 +105,7 @@ fn what_got_a_name_after_the_look_is_kept() {
     world.name("b", image);
     let layers = vec![LayerRef { snapshot: SnapshotId(snapshot), standalone: false }];
     let key = CacheKey(Digest::of(b"another"));
-    let result = StepResult::source(FsState { layers, identity: key.0 });
+    let result = StepResult::source(FsState { layers, identity: key.0, claimed: None });
     store.database().add_step(&[key], &result, "RUN", 1).unwrap();
     let collected = store.forget_and_remove(&usage, held, None, lessees).unwrap();
     assert!(collected.items.is_empty(), "{collected:?}");

@@ -1,0 +1,227 @@
+//! What every cache has to do, done with each kind.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::artifact::MAX_INLINE_BYTES;
+use super::record::{Record, RecordLayer, RecordStep};
+use super::*;
+use crate::base::digest::DiffId;
+use crate::image::manifest::{Descriptor, media_type};
+use crate::registry::tests::client;
+use crate::registry::tests::fake_registry::FakeRegistry;
+
+const LAYER: &[u8] = b"a layer's blob";
+
+fn key(text: &str) -> CacheKey {
+    CacheKey(Digest::of(text.as_bytes()))
+}
+
+fn record(keys: &[&str], epoch: Option<i64>, layers: &[&[u8]]) -> Record {
+    let layers = layers.iter().map(|bytes| RecordLayer {
+        diff_id: DiffId(Digest::of(b"tar")),
+        media_type: media_type::OCI_LAYER_GZIP.to_owned(),
+        digest: Digest::of(bytes),
+        size_bytes: bytes.len() as u64,
+        compressor: "gzip".to_owned(),
+    });
+    let trail = vec![RecordStep { added_layer: true, created: 7 }];
+    Record::new(
+        keys.iter().map(|k| key(k)).collect(),
+        epoch,
+        Vec::new(),
+        layers.collect(),
+        Digest::of(b"result"),
+        trail,
+    )
+}
+
+fn put_record(cache: &dyn Cache, tags: &[Tag], record: &Record, blobs: &[&[u8]]) {
+    for (layer, bytes) in record.layers.iter().zip(blobs) {
+        assert!(!cache.has_blob(&layer.descriptor(), &[]).unwrap());
+        cache.put_blob(&layer.descriptor(), &bytes.to_vec()).unwrap();
+        assert!(cache.has_blob(&layer.descriptor(), &[]).unwrap());
+    }
+    put(cache, tags, record).unwrap();
+}
+
+/// Calls `check` with a way to open the same, empty cache again, for each kind.
+fn each(check: impl Fn(&dyn Fn() -> Box<dyn Cache>)) {
+    let registry = FakeRegistry::start();
+    let reference = registry.reference("me/cache:unused");
+    check(&|| Location::Registry(reference.clone()).open(&client()));
+    let dir = tempfile::tempdir().unwrap();
+    check(&|| Location::Directory(dir.path().join("cache")).open(&client()));
+}
+
+#[test]
+fn what_is_put_is_found_by_each_of_its_keys() {
+    each(|open| {
+        let writer = open();
+        let with = record(&["a", "b"], None, &[LAYER]);
+        assert!(!writer.has_manifest(&Tag::new(&key("a"), None)).unwrap());
+        put_record(&*writer, &[Tag::new(&key("a"), None), Tag::new(&key("b"), None)], &with, &[LAYER]);
+        let without = record(&["c"], Some(9), &[]);
+        put_record(&*writer, &[Tag::new(&key("c"), Some(9))], &without, &[]);
+        let reader = open();
+        assert_eq!(find(&*reader, &key("a"), None).unwrap().as_ref(), Some(&with));
+        assert_eq!(find(&*reader, &key("b"), None).unwrap().as_ref(), Some(&with));
+        assert_eq!(find(&*reader, &key("c"), Some(9)).unwrap().as_ref(), Some(&without));
+        assert!(reader.has_manifest(&Tag::new(&key("a"), None)).unwrap());
+        assert_eq!(find(&*reader, &key("c"), None).unwrap(), None, "another epoch is another artifact");
+        assert_eq!(find(&*reader, &key("d"), None).unwrap(), None);
+        let mut bytes = Vec::new();
+        reader.blob(&with.layers[0].descriptor(), &mut bytes, &|_| ()).unwrap();
+        assert_eq!(bytes, LAYER);
+    });
+}
+
+#[test]
+fn a_later_artifact_takes_the_place_of_an_earlier_one() {
+    each(|open| {
+        let tag = [Tag::new(&key("a"), None)];
+        put_record(&*open(), &tag, &record(&["a"], None, &[]), &[]);
+        put_record(&*open(), &tag, &record(&["a"], None, &[LAYER]), &[LAYER]);
+        assert_eq!(find(&*open(), &key("a"), None).unwrap().unwrap().layers.len(), 1);
+    });
+}
+
+#[test]
+fn a_large_record_is_a_blob_of_its_own() {
+    each(|open| {
+        let mut large = record(&["a"], None, &[]);
+        large.trail = vec![large.trail[0]; record::MAX_TRAIL];
+        assert!(large.to_bytes().len() > MAX_INLINE_BYTES);
+        put_record(&*open(), &[Tag::new(&key("a"), None)], &large, &[]);
+        assert_eq!(find(&*open(), &key("a"), None).unwrap(), Some(large));
+    });
+}
+
+#[test]
+fn a_record_under_the_tag_of_another_key_is_refused() {
+    each(|open| {
+        put_record(&*open(), &[Tag::new(&key("a"), None)], &record(&["b"], None, &[]), &[]);
+        put_record(&*open(), &[Tag::new(&key("c"), None)], &record(&["c"], Some(5), &[]), &[]);
+        for other in ["a", "c"] {
+            let error = find(&*open(), &key(other), None).unwrap_err();
+            assert!(error.is_about_one_step(), "{error}");
+            assert!(error.to_string().contains("belongs to another step"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn manifests_that_are_no_steps_are_refused() {
+    each(|open| {
+        let tag = Tag::new(&key("a"), None);
+        put_record(&*open(), std::slice::from_ref(&tag), &record(&["a"], None, &[LAYER]), &[LAYER]);
+        let good = String::from_utf8(open().manifest(&tag).unwrap().unwrap()).unwrap();
+        let blob = Digest::of(LAYER).to_string();
+        let empty = Digest::of(b"other").to_string();
+        for (old, new) in [
+            (MEDIA_TYPE, media_type::OCI_CONFIG),
+            (blob.as_str(), empty.as_str()),
+            ("\"layers\": [", "\"layers\": [{\"mediaType\":\"x\",\"digest\":\"sha256:0\",\"size\":1},"),
+        ] {
+            open().put_manifest(&tag, good.replace(old, new).as_bytes()).unwrap();
+            let error = find(&*open(), &key("a"), None).unwrap_err();
+            assert!(error.is_about_one_step(), "{old}: {error:?}");
+        }
+        // Content inside the manifest counts only with the right digest; else the blob is asked for.
+        let data = good.split("\"data\": \"").nth(1).unwrap().split('"').next().unwrap();
+        let forged = good.replace(data, &BASE64.encode("{}"));
+        open().put_manifest(&tag, forged.as_bytes()).unwrap();
+        assert_eq!(find(&*open(), &key("a"), None).unwrap(), Some(record(&["a"], None, &[LAYER])));
+    });
+}
+
+#[test]
+fn a_cache_mount_is_found_by_its_id_and_the_last_one_wins() {
+    each(|open| {
+        put(&*open(), &[Tag::new(&key("b"), None)], &record(&["b"], None, &[])).unwrap();
+        assert_eq!(mount::find(&*open(), "npm").unwrap(), None);
+        for bytes in [&b"first"[..], b"second"] {
+            let archive = mount::descriptor(Digest::of(bytes), bytes.len() as u64);
+            open().put_blob(&archive, &bytes.to_vec()).unwrap();
+            mount::put(&*open(), "npm", &archive).unwrap();
+            assert_eq!(mount::find(&*open(), "npm").unwrap(), Some(archive));
+        }
+        let other = open().manifest(&mount::tag("npm")).unwrap().unwrap();
+        open().put_manifest(&mount::tag("go"), &other).unwrap();
+        let error = mount::find(&*open(), "go").unwrap_err();
+        assert!(error.to_string().contains("another cache mount"), "{error}");
+        // A step is no mount, and the other way round.
+        open().put_manifest(&Tag::new(&key("a"), None), &other).unwrap();
+        assert!(find(&*open(), &key("a"), None).unwrap_err().is_about_one_step());
+    });
+}
+
+#[test]
+fn a_blob_with_other_bytes_is_refused() {
+    each(|open| {
+        let wrong = Descriptor::new(media_type::OCI_LAYER, Digest::of(b"promised"), 8);
+        assert!(open().put_blob(&wrong, &b"given!!!".to_vec()).is_err());
+        assert!(!open().has_blob(&wrong, &[]).unwrap());
+    });
+}
+
+#[test]
+fn a_damaged_directory_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let open = || DirectoryCache::new(&path);
+    let missing = find(&open(), &key("a"), None).unwrap_err();
+    assert!(matches!(missing, CacheError::NoDirectory { .. }), "{missing}");
+    let record = record(&["a"], None, &[LAYER]);
+    put_record(&open(), &[Tag::new(&key("a"), None)], &record, &[LAYER]);
+    let blob = path.join(DirectoryCache::blob_name(&Digest::of(LAYER)));
+    let read = |bytes: &[u8]| {
+        std::fs::remove_file(&blob).unwrap();
+        std::fs::write(&blob, bytes).unwrap();
+        open().blob(&record.layers[0].descriptor(), &mut Vec::new(), &|_| ())
+    };
+    for bytes in [&b"A layer's blob"[..], b"a layer", b"a layer's blob and more"] {
+        assert!(read(bytes).unwrap_err().is_about_one_step());
+    }
+    read(LAYER).unwrap();
+    std::fs::remove_file(&blob).unwrap();
+    assert!(open().blob(&record.layers[0].descriptor(), &mut Vec::new(), &|_| ()).is_err());
+    std::fs::write(path.join("index.json"), "{").unwrap();
+    assert!(matches!(find(&open(), &key("a"), None), Err(CacheError::Index { .. })));
+}
+
+#[test]
+fn many_writers_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let names: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    crate::base::parallel::map(&names, 8, |name| {
+        // One for each writer, as in different processes.
+        let cache = DirectoryCache::new(&path);
+        put(&cache, &[Tag::new(&key(name), None)], &record(&[name], None, &[])).unwrap();
+    });
+    let cache = DirectoryCache::new(&path);
+    for name in &names {
+        assert!(find(&cache, &key(name), None).unwrap().is_some(), "{name} is lost");
+    }
+}
+
+#[test]
+fn a_registry_that_wants_a_login_gets_it_for_reading_and_writing() {
+    let registry = FakeRegistry::start();
+    registry.require_tokens(None);
+    let open = || Location::Registry(registry.reference("me/cache:x")).open(&client());
+    put_record(&*open(), &[Tag::new(&key("a"), None)], &record(&["a"], None, &[LAYER]), &[LAYER]);
+    let reader = open();
+    assert!(find(&*reader, &key("a"), None).unwrap().is_some());
+    registry.expire_tokens();
+    assert_eq!(find(&*reader, &key("b"), None).unwrap(), None);
+}
+
+#[test]
+fn a_registry_out_of_reach_is_not_a_bad_step() {
+    let registry = FakeRegistry::start();
+    registry.fault(|_| Some(crate::net::fake_server::Reply::new(403, "")));
+    let cache = Location::Registry(registry.reference("me/cache:x")).open(&client());
+    assert!(!find(&*cache, &key("a"), None).unwrap_err().is_about_one_step());
+}
