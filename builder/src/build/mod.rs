@@ -1,6 +1,7 @@
 //! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
 //! the command line is one of them.
 
+pub mod compare;
 mod heal;
 mod lint;
 mod output;
@@ -21,6 +22,7 @@ use crate::context::local::LocalContext;
 use crate::export::archive::OutputFailure;
 use crate::export::assemble::BuiltIndex;
 use crate::export::layers::LayerError;
+use crate::export::merge::MergePolicy;
 use crate::export::spec::OutputSpec;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -75,6 +77,10 @@ pub struct Request {
     pub outputs: Vec<OutputSpec>,
     /// Clamp file times in new layers to the epoch, when there is one.
     pub rewrite_timestamps: bool,
+    /// What docker and podman get besides kiln's own environment (`--load`).
+    pub engine_variables: Vec<(String, String)>,
+    /// Which layers become one.
+    pub merge: MergePolicy,
     /// Most steps at a time.
     pub jobs: usize,
     /// After a failure, go on with what does not depend on it.

@@ -1,22 +1,29 @@
 //! Where the result goes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{BuildError, Environment, Request};
+use crate::base::digest::Digest;
 use crate::base::events::Event;
 use crate::export::archive;
 use crate::export::assemble::{self, BuiltIndex};
-use crate::export::layers::{self, LayerOptions};
+use crate::export::layers::LayerOptions;
+use crate::export::merge::{self, Form, MANY_LAYERS};
 use crate::export::spec::{self, Destination, OutputKind, OutputSpec};
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::layer::compress::Compression;
 use crate::ops::executor::VertexResult;
-use crate::plan::graph::{Plan, PlannedImage};
+use crate::plan::graph::{Op, Plan, PlannedImage};
 use crate::registry::PushOptions;
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::Solved;
 use crate::store::records::{ImageRecord, StepResult, now};
+
+/// Compression gains nothing from more, and each has blocks of its own in memory.
+const MAX_COMPRESSION_THREADS: usize = 16;
 
 /// Writes every output. Gives the image of the last one that is an image.
 pub(super) fn write_all(
@@ -45,6 +52,28 @@ pub(super) fn write_all(
         }
     }
     Ok(built)
+}
+
+/// What engines that pull file by file read from the descriptors of the bases' layers, which keep their bytes: tables of
+/// contents of eStargz and of zstd:chunked.
+fn lazy_annotations(plan: &Plan) -> BTreeMap<Digest, BTreeMap<String, String>> {
+    const PREFIXES: [&str; 2] = ["containerd.io/snapshot/stargz/", "io.github.containers.zstd-chunked."];
+    let images = plan.graph.vertices.iter().filter_map(|vertex| match &vertex.op {
+        Op::Image(spec) => spec.image.as_ref(),
+        _ => None,
+    });
+    let mut found = BTreeMap::new();
+    for layer in images.flat_map(|image| &image.layers) {
+        let annotations = layer.descriptor.annotations.iter();
+        let kept: BTreeMap<String, String> = annotations
+            .filter(|(key, _)| PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        if !kept.is_empty() {
+            found.insert(layer.descriptor.digest, kept);
+        }
+    }
+    found
 }
 
 struct Writer<'a> {
@@ -99,30 +128,25 @@ impl Writer<'_> {
 
     fn image(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<BuiltIndex, BuildError> {
         let store = self.environment.store;
-        let level = self.output.compression_level;
-        let options = LayerOptions {
-            epoch: self.file_epoch(),
-            compression: match self.output.compression {
-                Some(spec::Compression::Uncompressed) => Compression::None,
-                Some(spec::Compression::Zstd) => match level {
-                    // buildx counts from 0; zstd's 0 means its default.
-                    None | Some(0) => Compression::DEFAULT_ZSTD,
-                    Some(level) => Compression::Zstd { level: level as i32 },
-                },
-                Some(spec::Compression::Gzip) | None => match level {
-                    None => Compression::DEFAULT_GZIP,
-                    Some(level) => Compression::Gzip { level: level.max(1) as _ },
-                },
-            },
-            force: self.output.force_compression,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            cancel: self.request.cancel.clone(),
-        };
+        let form = self.form();
+        let of_bases = lazy_annotations(self.plan);
         let mut images = Vec::new();
         for (planned, result) in results {
-            let layers = layers::export(store, self.snapshots, &result.state, &options)?;
+            let mut exported = merge::export(store, self.snapshots, result, &form)?;
+            for layer in &mut exported.layers {
+                if let Some(kept) = of_bases.get(&layer.descriptor.digest) {
+                    layer.descriptor.annotations.extend(kept.clone());
+                }
+            }
+            self.warn_of_many(result, exported.layers.len());
             let epoch = self.epoch();
-            images.push(assemble::image(store, planned, &result.trail, layers, epoch, self.output)?);
+            images.push(assemble::image(store, planned, &result.trail, exported, epoch, self.output)?);
+        }
+        let platforms: Vec<&Platform> = results.iter().map(|(planned, _)| &planned.platform).collect();
+        for name in spec::homeless_annotations(self.output, &platforms) {
+            self.request.events.warn(format!(
+                "the annotation `{name}` has no effect: an image of these platforms has nothing to carry it"
+            ));
         }
         let built = assemble::index(store, images, self.output)?;
         if self.request.cancel.is_cancelled() {
@@ -140,6 +164,51 @@ impl Writer<'_> {
             OutputKind::CacheOnly | OutputKind::Local | OutputKind::Tar => {}
         }
         Ok(built)
+    }
+
+    /// How layers are written.
+    fn form(&self) -> Form {
+        let level = self.output.compression_level;
+        // buildx counts from 0, the least that gzip can do.
+        let gzip = level.map_or(6, |level| level.max(1));
+        let options = LayerOptions {
+            epoch: self.file_epoch(),
+            compression: match self.output.compression {
+                Some(spec::Compression::Uncompressed) => Compression::None,
+                Some(spec::Compression::Zstd) => match level {
+                    // zstd's 0 means its default.
+                    None | Some(0) => Compression::DEFAULT_ZSTD,
+                    Some(level) => Compression::Zstd { level: level as i32 },
+                },
+                Some(spec::Compression::Gzip | spec::Compression::Estargz) | None => {
+                    Compression::Gzip { level: gzip }
+                }
+            },
+            force: self.output.force_compression,
+            threads: std::thread::available_parallelism().map_or(1, usize::from).min(MAX_COMPRESSION_THREADS),
+            cancel: self.request.cancel.clone(),
+        };
+        let estargz = (self.output.compression == Some(spec::Compression::Estargz)).then_some(gzip);
+        Form { options, estargz, merge: self.request.merge }
+    }
+
+    /// Advice when there are more layers than some engines stack.
+    fn warn_of_many(&self, result: &StepResult, layers: usize) {
+        let own = merge::own_layers(result);
+        let base = result.state.layers.len() - own;
+        if layers <= MANY_LAYERS {
+            return;
+        }
+        let advice = if base >= MANY_LAYERS {
+            format!("{base} of them are the base's; only --squash=all makes them fewer")
+        } else {
+            format!(
+                "join RUN steps (a heredoc takes many commands), or have --max-layers {MANY_LAYERS} merge the uppermost ones"
+            )
+        };
+        self.request.events.warn(format!(
+            "the image has {layers} layers, and docker and older engines take {MANY_LAYERS} at most: {advice}"
+        ));
     }
 
     fn archive(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
@@ -217,7 +286,10 @@ impl Writer<'_> {
         archive::write_archive(self.environment.store, built, names, &destination, true)?;
         let mut tried = Vec::new();
         for engine in ["docker", "podman"] {
-            let output = Command::new(engine).arg("load").arg("-i").arg(&path).stdin(Stdio::null()).output();
+            let mut command = Command::new(engine);
+            command.arg("load").arg("-i").arg(&path).stdin(Stdio::null());
+            command.envs(self.request.engine_variables.iter().map(|(name, value)| (name, value)));
+            let output = command.output();
             match output {
                 Ok(output) if output.status.success() => return Ok(()),
                 Ok(output) => {

@@ -18,6 +18,7 @@ pub mod build;
 pub mod cache;
 pub mod check;
 pub mod choice;
+pub mod compare;
 pub mod limits;
 pub mod mounts;
 pub mod pair;
@@ -32,6 +33,7 @@ pub mod ulimit;
 
 pub use build::BuildArgs;
 pub use check::CheckArgs;
+pub use compare::{DiffArgs, VerifyArgs};
 pub use mounts::CacheArgs;
 pub use run::RunArgs;
 pub use store::{DuArgs, FsckArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
@@ -89,6 +91,10 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images
     Rmi(RmiArgs),
+    /// Show what differs between two images
+    Diff(DiffArgs),
+    /// Build an image again and show what differs
+    Verify(VerifyArgs),
     /// Show what takes how much space
     #[command(visible_alias = "df")]
     Du(DuArgs),
@@ -200,6 +206,9 @@ pub fn parse_in(mut argv: Vec<OsString>, surroundings: &Surroundings<'_>) -> Res
     if let Command::Build(args) = &mut cli.command {
         args.complete(surroundings)
             .map_err(|error| command.error(clap::error::ErrorKind::ValueValidation, error))?;
+    }
+    if let Command::Verify(args) = &mut cli.command {
+        args.complete(surroundings)?;
     }
     Ok(cli)
 }

@@ -9,7 +9,7 @@ use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
 use super::args::BuildArgs;
-use super::args::choice::{Epoch, Method, Network, Pull, UserNamespace};
+use super::args::choice::{Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::args::source::{ContextSource, FileSource};
@@ -21,6 +21,7 @@ use super::surroundings;
 use crate::base::cancel::CancelToken;
 use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
+use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{OutputKind, OutputSpec};
 use crate::net::Net;
 use crate::ops::{RunDefaults, SecretSource};
@@ -35,6 +36,7 @@ use crate::store::Store;
 use crate::store::records::now;
 use crate::ui::diagnostics::{Style, render};
 use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
+use crate::ui::findings::base64;
 use crate::ui::print;
 use crate::ui::progress::{Mode, Progress, Target};
 
@@ -48,6 +50,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         return super::check::call(root, &args);
     }
     let root = session::store_root(root)?;
+    let engine_variables = session::engine_variables();
     let privilege = session::enter()?;
     let store = session::open_store(&root)?;
     let cancel = CancelToken::new();
@@ -78,6 +81,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
     let (mut request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    if privilege == Privilege::Subordinate {
+        request.engine_variables = engine_variables;
+    }
     record(&args, &mut request, &store);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
@@ -218,6 +224,8 @@ fn request(
         pull: pull(args.pull),
         names: args.tags.clone(),
         outputs: outputs(args),
+        engine_variables: Vec::new(),
+        merge: merge(args),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
         jobs,
         keep_going: args.keep_going,
@@ -242,6 +250,18 @@ pub(super) fn network(flag: Network) -> NetworkMode {
         Network::Default => NetworkMode::Default,
         Network::None => NetworkMode::None,
         Network::Host => NetworkMode::Host,
+    }
+}
+
+/// `--squash` and `--max-layers`.
+fn merge(args: &BuildArgs) -> MergePolicy {
+    MergePolicy {
+        squash: args.squash.and_then(|flag| match flag {
+            SquashFlag::Nothing => None,
+            SquashFlag::Own => Some(Squash::Own),
+            SquashFlag::All => Some(Squash::All),
+        }),
+        max_layers: args.max_layers.map(usize::from),
     }
 }
 
@@ -403,19 +423,40 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// Findings as buildx writes them.
+fn warnings(findings: &[Diagnostic]) -> Vec<serde_json::Value> {
+    let text = |finding: &Diagnostic| match finding.rule {
+        Some(rule) => format!("{rule}: {}", finding.message),
+        None => finding.message.clone(),
+    };
+    findings.iter().map(|f| json!({ "level": 1, "short": base64(text(f).as_bytes()) })).collect()
+}
+
 /// buildx' keys (cli.md 2.6) and kiln's own under `kiln.build`.
 fn metadata(request: &Request, report: &Report) -> String {
     let mut object = serde_json::Map::new();
     if let Some(image) = &report.image {
-        if let Some(id) = report.image_id() {
-            object.insert("containerimage.config.digest".to_owned(), json!(id));
+        // Several platforms have several configs (semantics fact 98).
+        if let [only] = &image.images[..] {
+            object.insert("containerimage.config.digest".to_owned(), json!(only.config_digest));
         }
         object.insert("containerimage.digest".to_owned(), json!(image.descriptor.digest));
         object.insert("containerimage.descriptor".to_owned(), json!(image.descriptor));
     }
-    if !request.names.is_empty() {
-        let names: Vec<String> = request.names.iter().map(ToString::to_string).collect();
+    let mut names: Vec<String> = Vec::new();
+    for name in request.names.iter().chain(request.outputs.iter().flat_map(|output| &output.names)) {
+        let name = name.to_string();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if !names.is_empty() {
         object.insert("image.name".to_owned(), json!(names.join(",")));
+    }
+    if std::env::var("BUILDX_METADATA_WARNINGS")
+        .is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+    {
+        object.insert("buildx.build.warnings".to_owned(), json!(warnings(&report.warnings)));
     }
     object.insert(
         "kiln.build".to_owned(),

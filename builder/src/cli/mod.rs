@@ -4,6 +4,7 @@ pub mod args;
 mod build;
 mod cache;
 mod check;
+mod compare;
 mod context;
 mod du;
 mod failure;
@@ -43,6 +44,8 @@ pub fn main() -> ExitCode {
         Command::Build(build) => build::build(root, *build),
         Command::Run(run) => run::run(root, *run),
         Command::Images(images) => store::images(root, &images),
+        Command::Diff(diff) => compare::diff(root, &diff),
+        Command::Verify(verify) => compare::verify(root, &verify),
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),

@@ -188,7 +188,7 @@ fn matching(log: Box<dyn Read>, args: &LogArgs) -> Vec<Vec<u8>> {
             _ => {}
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        if args.grep.as_ref().is_none_or(|pattern| pattern.is_match(text)) {
+        if args.grep.as_ref().is_none_or(|pattern| pattern.is_match(&String::from_utf8_lossy(text))) {
             lines.push(line);
         }
     }

@@ -149,6 +149,18 @@ pub(super) fn enter() -> Result<Privilege, Failure> {
     }
 }
 
+/// What podman needs to know that this process, in a user namespace with the user's subordinate ids, is the user: its
+/// own re-execution sets the same. Ask before [`enter`].
+pub(super) fn engine_variables() -> Vec<(String, String)> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let pair = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        pair("_CONTAINERS_USERNS_CONFIGURED", "done".to_owned()),
+        pair("_CONTAINERS_ROOTLESS_UID", uid.as_raw().to_string()),
+        pair("_CONTAINERS_ROOTLESS_GID", gid.as_raw().to_string()),
+    ]
+}
+
 fn refused(error: &EnterError) -> Failure {
     let failure = Failure::from_error(Kind::Sandbox, error);
     let knobs = [

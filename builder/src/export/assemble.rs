@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 
 use super::layers::ExportedLayer;
+use super::merge::{Exported, Merged};
 use super::spec::OutputSpec;
 use crate::base::digest::Digest;
 use crate::image::config::{History, ImageConfig, RootFs};
@@ -67,11 +68,12 @@ pub fn image(
     store: &Store,
     planned: &PlannedImage,
     trail: &[Trail],
-    layers: Vec<ExportedLayer>,
+    exported: Exported,
     epoch: Option<i64>,
     output: &OutputSpec,
 ) -> Result<BuiltImage, StoreError> {
-    let config = config(planned, trail, &layers, epoch);
+    let Exported { layers, merged } = exported;
+    let config = config(planned, trail, &layers, merged, epoch);
     let bytes = config.to_bytes();
     let config_digest = store.put_blob(&bytes)?;
     let docker = output.oci_media_types == Some(false);
@@ -96,6 +98,7 @@ pub fn image(
     let digest = store.put_blob(&bytes)?;
     let mut descriptor = Descriptor::new(&manifest.media_type, digest, bytes.len() as u64);
     descriptor.platform = Some(planned.platform.clone());
+    descriptor.annotations = super::spec::manifest_descriptor_annotations(output, &planned.platform);
     Ok(BuiltImage { platform: planned.platform.clone(), descriptor, manifest, config_digest })
 }
 
@@ -120,13 +123,16 @@ pub fn index(store: &Store, images: Vec<BuiltImage>, output: &OutputSpec) -> Res
     index.annotations = super::spec::index_annotations(output);
     let bytes = to_bytes(&index);
     let digest = store.put_blob(&bytes)?;
-    Ok(BuiltIndex { descriptor: Descriptor::new(&index.media_type, digest, bytes.len() as u64), images })
+    let mut descriptor = Descriptor::new(&index.media_type, digest, bytes.len() as u64);
+    descriptor.annotations = super::spec::index_descriptor_annotations(output);
+    Ok(BuiltIndex { descriptor, images })
 }
 
 fn config(
     planned: &PlannedImage,
     trail: &[Trail],
     layers: &[ExportedLayer],
+    merged: Option<Merged>,
     epoch: Option<i64>,
 ) -> ImageConfig {
     let clamp = |seconds: i64| epoch.map_or(seconds, |epoch| seconds.min(epoch));
@@ -147,7 +153,10 @@ fn config(
         });
     }
     fill_times(&mut history[base_entries..]);
-    balance(&mut history, layers.len());
+    balance(&mut history, merged.map_or(layers.len(), |merged| merged.before));
+    if let Some(merged) = merged {
+        tell_merged(&mut history, merged, layers.len());
+    }
     // The newest time that is known; an image of metadata alone has the base's, or none (semantics fact 91).
     config.created = match epoch {
         Some(epoch) if history.len() > base_entries => Some(timestamp(epoch)),
@@ -160,6 +169,22 @@ fn config(
     }
     config.history = history;
     config
+}
+
+/// What became one layer has none any more; the one that it became comes last (docker's --squash tells it so).
+fn tell_merged(history: &mut Vec<History>, merged: Merged, layers: usize) {
+    let filled = history.iter_mut().filter(|entry| !entry.empty_layer);
+    for entry in filled.skip(merged.kept) {
+        entry.empty_layer = true;
+    }
+    if layers > merged.kept {
+        history.push(History {
+            created: history.iter().rev().find_map(|entry| entry.created.clone()),
+            created_by: "merge".to_owned(),
+            comment: format!("kiln: {} layers as one", merged.before - merged.kept),
+            ..History::default()
+        });
+    }
 }
 
 /// Metadata entries take the time of the next entry that has one, the last ones that of the one before.
@@ -217,6 +242,23 @@ mod tests {
         assert_eq!(history.iter().map(|e| e.empty_layer).collect::<Vec<_>>(), [true, true, false]);
         balance(&mut history, 3);
         assert_eq!(history.iter().filter(|e| !e.empty_layer).count(), 3);
+    }
+
+    #[test]
+    fn merged_layers_have_one_entry() {
+        let mut history =
+            vec![entry(false, None), entry(false, Some("b")), entry(true, None), entry(false, None)];
+        tell_merged(&mut history, Merged { kept: 1, before: 3 }, 2);
+        assert_eq!(
+            history.iter().map(|e| e.empty_layer).collect::<Vec<_>>(),
+            [false, true, true, true, false]
+        );
+        assert_eq!(history[4].created.as_deref(), Some("b"));
+        assert_eq!(history[4].comment, "kiln: 2 layers as one");
+        // Layers that take back one another leave nothing to tell of.
+        let mut history = vec![entry(false, None), entry(false, None), entry(false, None)];
+        tell_merged(&mut history, Merged { kept: 1, before: 3 }, 1);
+        assert_eq!(history.iter().map(|e| e.empty_layer).collect::<Vec<_>>(), [false, true, true]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::base::digest::DiffId;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::blob::LayerSink;
 use crate::layer::compress::{self, Compression};
+use crate::layer::estargz::EstargzError;
 use crate::snapshot::diff;
 use crate::snapshot::overlay::{SnapshotError, Snapshots};
 use crate::store::records::{BlobRecord, FsState, LayerRef};
@@ -29,6 +30,8 @@ pub enum LayerError {
     Diff(#[from] diff::DiffError),
     #[error("cannot compress a layer")]
     Compress(#[source] io::Error),
+    #[error(transparent)]
+    Estargz(#[from] EstargzError),
     #[error("cancelled")]
     Cancelled,
 }
@@ -83,7 +86,7 @@ pub fn export(
     Ok(exported)
 }
 
-fn one(
+pub(super) fn one(
     store: &Store,
     snapshots: &Snapshots<'_>,
     below: &[LayerRef],
@@ -115,11 +118,11 @@ fn one(
     write(store, snapshots, below, layer, options)
 }
 
-fn descriptor(blob: &BlobRecord) -> Descriptor {
+pub(super) fn descriptor(blob: &BlobRecord) -> Descriptor {
     Descriptor::new(&blob.media_type, blob.digest, blob.size_bytes)
 }
 
-fn sink(
+pub(super) fn sink(
     store: &Store,
     options: &LayerOptions,
 ) -> Result<(crate::store::IncomingBlob, LayerSink<std::fs::File>), LayerError> {
@@ -174,9 +177,9 @@ fn recompress(
 }
 
 /// Refuses to write once the build was stopped.
-struct Stoppable<'a, W> {
-    inner: W,
-    cancel: &'a CancelToken,
+pub(super) struct Stoppable<'a, W> {
+    pub(super) inner: W,
+    pub(super) cancel: &'a CancelToken,
 }
 
 impl<W: io::Write> io::Write for Stoppable<'_, W> {
@@ -192,7 +195,7 @@ impl<W: io::Write> io::Write for Stoppable<'_, W> {
     }
 }
 
-fn keep(
+pub(super) fn keep(
     store: &Store,
     incoming: crate::store::IncomingBlob,
     sink: LayerSink<std::fs::File>,

@@ -3,4 +3,6 @@
 pub mod archive;
 pub mod assemble;
 pub mod layers;
+pub mod merge;
+mod seekable;
 pub mod spec;

@@ -53,6 +53,8 @@ pub enum Compression {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// gzip whose files can be fetched one by one.
+    Estargz,
 }
 
 /// One `--output`.
@@ -124,7 +126,7 @@ pub enum OutputError {
     #[error("{0} writes a directory and cannot go to standard output; name one with dest=PATH")]
     DirectoryToStdout(&'static str),
     /// An unknown compression.
-    #[error("unknown compression `{0}`; use gzip, zstd or uncompressed")]
+    #[error("unknown compression `{0}`; use gzip, zstd, estargz or uncompressed")]
     Compression(String),
     /// A level out of range.
     #[error("compression-level `{value}` is not a number from 0 to {max}")]
@@ -135,7 +137,7 @@ pub enum OutputError {
         max: u32,
     },
     /// A level without effect.
-    #[error("compression-level needs compression=gzip or compression=zstd")]
+    #[error("compression-level needs compression=gzip, zstd or estargz")]
     LevelAlone,
     /// Not a number of seconds.
     #[error("source-date-epoch `{0}` is not a number of seconds since 1970")]
@@ -354,7 +356,7 @@ impl OutputSpec {
     fn set_level(&mut self, value: &str) -> Result<(), OutputError> {
         let max = match self.compression {
             // gzip is what buildx takes when nothing is said.
-            Some(Compression::Gzip) | None => 9,
+            Some(Compression::Gzip | Compression::Estargz) | None => 9,
             Some(Compression::Zstd) => 22,
             Some(Compression::Uncompressed) => return Err(OutputError::LevelAlone),
         };
@@ -386,6 +388,7 @@ fn compression(value: &str) -> Result<Compression, OutputError> {
     match value {
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
+        "estargz" => Ok(Compression::Estargz),
         "uncompressed" => Ok(Compression::Uncompressed),
         other => Err(OutputError::Compression(other.to_owned())),
     }
@@ -399,6 +402,32 @@ pub fn manifest_annotations(output: &OutputSpec, platform: &Platform) -> BTreeMa
         _ => false,
     };
     pick(output, wanted)
+}
+
+/// Annotations of the descriptor of a platform's manifest.
+pub fn manifest_descriptor_annotations(output: &OutputSpec, platform: &Platform) -> BTreeMap<String, String> {
+    let wanted = |carrier: &Carrier| match carrier {
+        Carrier::ManifestDescriptor(None) => true,
+        Carrier::ManifestDescriptor(Some(only)) => only == platform,
+        _ => false,
+    };
+    pick(output, wanted)
+}
+
+/// Annotations of the index' descriptor.
+pub fn index_descriptor_annotations(output: &OutputSpec) -> BTreeMap<String, String> {
+    pick(output, |carrier| *carrier == Carrier::IndexDescriptor)
+}
+
+/// Annotations that no object of an image for these platforms can carry, as the command line writes them.
+pub fn homeless_annotations(output: &OutputSpec, platforms: &[&Platform]) -> Vec<String> {
+    let homeless = |carrier: &Carrier| match carrier {
+        Carrier::Index | Carrier::IndexDescriptor => platforms.len() < 2,
+        Carrier::Manifest(Some(only)) | Carrier::ManifestDescriptor(Some(only)) => !platforms.contains(&only),
+        Carrier::Manifest(None) | Carrier::ManifestDescriptor(None) => false,
+    };
+    let found = output.annotations.iter().filter(|annotation| homeless(&annotation.carrier));
+    found.map(|annotation| format!("{}:{}", annotation.carrier, annotation.key)).collect()
 }
 
 /// Annotations of the index.

@@ -7,6 +7,7 @@
 //! - memory is bounded: a few blocks per thread.
 
 mod gzip;
+mod members;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,8 @@ use std::io::{self, Write};
 
 pub use gzip::BLOCK_BYTES;
 pub use read::{Format, decompressor, is_archive, sniff};
+
+pub(super) use members::Members;
 
 use gzip::GzipWriter;
 

@@ -9,5 +9,7 @@
 pub mod attributes;
 pub mod blob;
 pub mod compress;
+pub mod estargz;
 pub mod tar;
+pub mod tree;
 pub mod whiteout;

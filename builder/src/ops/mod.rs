@@ -10,6 +10,7 @@ mod local;
 mod mounted;
 mod run;
 mod sources;
+mod stat_cache;
 mod stubs;
 pub mod trust;
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::sync::{Mutex, PoisonError};
-
-use rustix::fs::Stat;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, EventSink};
@@ -19,7 +17,7 @@ use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Ver
 use crate::record::listing::Listing;
 use crate::snapshot::apply::{self, UnpackOptions};
 use crate::store::Store;
-use crate::store::records::{DownloadRecord, FileRecord, FsState, StepResult};
+use crate::store::records::{DownloadRecord, FsState, StepResult};
 use crate::sys::rootdir::RootDir;
 
 use super::OpError;
@@ -27,12 +25,23 @@ use super::commit::{commit, scratch};
 use super::copy::{self, Archives, CopyOptions, ResolvedSource, SelectOptions, Selection, SourceTree};
 use super::executor::{Downloaded, VertexResult};
 use super::local::LocalExecutor;
+use super::stat_cache::StatCache;
 
-/// Downloads and commits of this build.
+/// What a build has found out about the outside: downloads, commits, files of contexts.
 #[derive(Debug, Default)]
 pub struct Fetched {
     downloads: Mutex<BTreeMap<VertexId, Downloaded>>,
     commits: Mutex<BTreeMap<VertexId, String>>,
+    stat_caches: Mutex<BTreeMap<String, Arc<StatCache>>>,
+}
+
+impl Fetched {
+    /// What is remembered of a context's files; read once in a build, however many steps copy from it.
+    fn stat_cache(&self, store: &Store, name: &str, context: &LocalContext) -> Arc<StatCache> {
+        let mut caches = self.stat_caches.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || Arc::new(StatCache::open(store, name, context));
+        caches.entry(name.to_owned()).or_insert_with(open).clone()
+    }
 }
 
 /// What a COPY selects of one of its inputs.
@@ -52,9 +61,9 @@ pub(super) fn selected_of_context<'a>(
 ) -> Result<Selected<'a>, OpError> {
     let context = context(executor, name)?;
     let tree = SourceTree::local(context).map_err(OpError::io("open the context"))?;
-    let files = StatCache::open(executor.store, name, context);
-    let selected = selected(tree, spec, input, &files)?;
-    files.save();
+    let files = executor.fetched.stat_cache(executor.store, name, context);
+    let selected = selected(tree, spec, input, &*files)?;
+    files.save(executor.store);
     Ok(selected)
 }
 
@@ -302,69 +311,4 @@ pub(super) fn checkout(
     let mut result = commit(executor, &base, begun, false)?;
     result.trail.clear();
     Ok(result)
-}
-
-/// Fingerprints of a context's files, remembered by path, size, times and inode.
-struct StatCache<'a> {
-    store: &'a Store,
-    root: String,
-    known: BTreeMap<Vec<u8>, (String, [u8; 32])>,
-    fresh: Mutex<Vec<FileRecord>>,
-}
-
-impl<'a> StatCache<'a> {
-    fn open(store: &'a Store, name: &str, context: &LocalContext) -> Self {
-        // A context is known by its directory's device and inode, so that two projects never share entries.
-        let root = match rustix::fs::fstat(context.root.as_fd()) {
-            Ok(stat) => format!("{name}:{}:{}", stat.st_dev, stat.st_ino),
-            Err(_) => format!("{name}:"),
-        };
-        // Without the remembered digests files are read, which is slower and as right.
-        let rows = store.database().files(&root).unwrap_or_default();
-        let known = rows.into_iter().map(|(path, stamp, digest)| (path, (stamp, digest))).collect();
-        Self { store, root, known, fresh: Mutex::default() }
-    }
-
-    fn save(&self) {
-        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        if !fresh.is_empty() {
-            // As above: losing them costs time only.
-            let _ = self.store.database().set_files(&self.root, &fresh);
-        }
-    }
-}
-
-/// A file that changed this recently may change again within the clock's resolution without its times showing it.
-const RACY_SECONDS: i64 = 2;
-
-impl FileDigests for StatCache<'_> {
-    fn digest(
-        &self,
-        path: &[u8],
-        stat: &Stat,
-        read: &mut dyn FnMut() -> io::Result<Digest>,
-    ) -> io::Result<Digest> {
-        let stamp = format!(
-            "{}:{}:{}.{}:{}.{}:{}",
-            stat.st_ino,
-            stat.st_size,
-            stat.st_mtime,
-            stat.st_mtime_nsec,
-            stat.st_ctime,
-            stat.st_ctime_nsec,
-            stat.st_mode
-        );
-        if let Some((known, digest)) = self.known.get(path)
-            && *known == stamp
-        {
-            return Ok(Digest::from_bytes(*digest));
-        }
-        let digest = read()?;
-        let now = crate::store::records::now();
-        if stat.st_mtime + RACY_SECONDS < now && stat.st_ctime + RACY_SECONDS < now {
-            let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-            fresh.push((path.to_vec(), stamp, *digest.as_bytes()));
-        }
-        Ok(digest)
-    }
 }

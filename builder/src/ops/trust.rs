@@ -165,7 +165,7 @@ impl Look {
                 xattrs.insert(name, value);
             }
         }
-        let mtime = (stat.st_mtime, u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        let mtime = (stat.st_mtime, stat.st_mtime_nsec);
         Ok(Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs })
     }
 }

@@ -10,6 +10,9 @@
 //! | socket | nothing, with a warning; a whiteout when it took the place of something |
 //! | `.wh.*` of its own | an error: a reader would take it for a whiteout |
 //!
+//! Several layers at once are two merged views side by side ([`write_merged`]): what the upper one lacks is gone, and a
+//! file that both show as the same inode did not change.
+//!
 //! (semantics facts 78 to 85, 117, 121.) The tar entry's order is that of the walk: names sorted by bytes, a
 //! directory before its content.
 //!
@@ -34,7 +37,7 @@ use crate::sys::error::FsError;
 use crate::sys::rootdir::RootDir;
 use content::{ContentHasher, HashingReader};
 
-pub(super) use walk::{Names, walk};
+pub(super) use walk::{Names, Scope, walk};
 
 /// One entry of a layer.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ pub fn diff(
     lower_view: Option<&RootDir>,
     sink: &mut Sink<'_>,
 ) -> Result<Warnings, DiffError> {
-    walk(upper, lower_view, Names::Layer, sink)
+    walk(upper, lower_view, (Names::Layer, Scope::Upper), sink)
 }
 
 /// Told of every entry of a layer with the digest of its bytes, for an index of paths.
@@ -116,14 +119,24 @@ pub fn write_layer(
     options: LayerOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<LayerStats, DiffError> {
-    write(upper, lower_view, Names::Layer, options, out)
+    write(upper, lower_view, (Names::Layer, Scope::Upper), options, out)
+}
+
+/// Writes the difference between two merged views as one layer tar: what several layers amount to.
+pub fn write_merged(
+    whole: &RootDir,
+    lower_view: Option<&RootDir>,
+    options: LayerOptions<'_>,
+    out: &mut dyn Write,
+) -> Result<LayerStats, DiffError> {
+    write(whole, lower_view, (Names::Layer, Scope::Whole), options, out)
 }
 
 /// What [`write_layer`] would state, without making a tar; `bytes` are those of the regular files.
 pub fn summarise(upper: &RootDir, lower_view: Option<&RootDir>) -> Result<LayerStats, DiffError> {
     let mut hasher = ContentHasher::new();
     let (mut entries, mut bytes) = (0, 0);
-    let warnings = walk(upper, lower_view, Names::Layer, &mut |change| {
+    let warnings = walk(upper, lower_view, (Names::Layer, Scope::Upper), &mut |change| {
         entries += 1;
         let digest = match change.data {
             Some(file) => {
@@ -141,14 +154,14 @@ pub fn summarise(upper: &RootDir, lower_view: Option<&RootDir>) -> Result<LayerS
 pub(super) fn write(
     upper: &RootDir,
     lower_view: Option<&RootDir>,
-    names: Names,
+    how: (Names, Scope),
     mut options: LayerOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<LayerStats, DiffError> {
     let mut hasher = ContentHasher::new();
     let mut writer = Writer::new(out);
     let mut entries = 0;
-    let warnings = walk(upper, lower_view, names, &mut |change| {
+    let warnings = walk(upper, lower_view, how, &mut |change| {
         let Change { mut entry, data, whiteout: _ } = change;
         entries += 1;
         // Whole seconds: readers without PAX, and other engines, know no others.

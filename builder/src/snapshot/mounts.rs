@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::apply::{ApplyError, Top, UnpackOptions, Unpacked, unpack_archive};
-use super::diff::{Change, DiffError, Names, walk};
+use super::diff::{Change, DiffError, Names, Scope, walk};
 use super::node::{Metadata, Ownership};
 use super::warning::Warnings;
 use crate::base::cancel::CancelToken;
@@ -96,7 +96,7 @@ pub fn export(
     let tar = |error| MountError::from(DiffError::Tar(error));
     writer.append_empty(&top(&root, &path)?).map_err(tar)?;
     let mut exported = Exported::default();
-    exported.warnings = walk(&root, None, Names::Plain, &mut |change| {
+    exported.warnings = walk(&root, None, (Names::Plain, Scope::Upper), &mut |change| {
         let Change { entry, data, whiteout: _ } = change;
         if cancel.is_cancelled() {
             return Err(DiffError::Sink(io::Error::other("cancelled")));

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use super::diff::{Change, DiffError, LayerOptions, LayerStats, Names, walk, write};
+use super::diff::{Change, DiffError, LayerOptions, LayerStats, Names, Scope, walk, write};
 use super::node::{Metadata, Ownership, Place, file_type};
 use super::warning::Warnings;
 use crate::layer::tar::{Entry, Kind};
@@ -25,7 +25,7 @@ pub fn write_tree_tar(
     options: LayerOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<LayerStats, DiffError> {
-    write(root, None, Names::Plain, options, out)
+    write(root, None, (Names::Plain, Scope::Upper), options, out)
 }
 
 /// To whom copied files belong.
@@ -70,7 +70,7 @@ pub fn copy_tree(root: &RootDir, dest: &Path, options: &CopyOptions) -> Result<C
         directories: Vec::new(),
         cached: None,
     };
-    let warnings = walk(root, None, Names::Plain, &mut |change| copier.copy(change))?;
+    let warnings = walk(root, None, (Names::Plain, Scope::Upper), &mut |change| copier.copy(change))?;
     copier.finish_directories()?;
     let mut copied = copier.copied;
     for warning in warnings.kept {

@@ -162,7 +162,10 @@ fn step<E: Executor>(job: &Job<'_, E>, ready: &Ready) -> Result<Step, E::Error> 
         Some(aside) => aside.content,
         None => find_content_key(job, id, inputs)?,
     };
-    if let Some(step) = stored(job, id, inputs, content, Look::Content)? {
+    // A step that was put aside is asked for when whoever runs it is done, not all the time.
+    if aside.is_none()
+        && let Some(step) = stored(job, id, inputs, content, Look::Content)?
+    {
         return Ok(step);
     }
     let Some(key) = content.or(job.keys.get(&id).map(|keys| keys.definition)) else {

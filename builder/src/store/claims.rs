@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// Removes the lock files of processes that were killed.
-    pub fn sweep_claims(&self) {
+    pub(super) fn sweep_claims(&self) {
         let Ok(entries) = fs::read_dir(self.root.join(DIRECTORY)) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             // Whatever cannot be removed now is removed later: these files are empty.

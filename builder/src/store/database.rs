@@ -14,7 +14,7 @@ use super::StoreError;
 use crate::sys::range_lock;
 
 /// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
-const MIGRATIONS: [&str; 2] = [TABLES, COLLECTION];
+const MIGRATIONS: [&str; 3] = [TABLES, COLLECTION, SEEKABLE];
 
 /// Version of the schema that this program knows.
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
@@ -99,6 +99,17 @@ const COLLECTION: &str = "
 ALTER TABLE snapshots ADD COLUMN unsynced TEXT;
 ALTER TABLE cache_mounts ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE cache_mounts ADD COLUMN measured INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Layers in forms that add entries of their own (eStargz), by the layer without them.
+const SEEKABLE: &str = "
+CREATE TABLE IF NOT EXISTS seekable (
+    plain_diff_id TEXT NOT NULL,
+    compressor TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    toc_digest TEXT NOT NULL,
+    PRIMARY KEY (plain_diff_id, compressor)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// The open database. One connection for each process, behind a lock that is held for single statements or short

@@ -5,7 +5,8 @@
 //!   oci-layout, index.json, blobs/sha256/…   a valid OCI image layout: what `kiln images` lists
 //!   snapshots/ID/{fs,work}                   one directory for each layer, as an overlay upper or lower
 //!   mounts/ID                                cache mounts
-//!   stubs/ID                                 empty mount points, the lowest lower of every RUN
+//!   stubs/ID                                 empty mount points, the lowest lower of every RUN;
+//!                                            files of --ca-bundle, the uppermost one
 //!   spots/{root,side}                        where mounts are attached inside a sandbox' mount namespace
 //!   tmp/                                     what is being written
 //!   locks/KEY                                steps that run right now (claims.rs)
@@ -38,6 +39,7 @@ pub mod records;
 mod reset;
 mod secret_key;
 mod sync;
+mod throwaway;
 mod usage;
 
 use std::fs;
@@ -57,6 +59,7 @@ pub use leases::{PRECISION_SECONDS, Thing};
 pub use mounts::{InUse, Removal};
 pub use prune::{Limits, Policy, Scope};
 pub use reset::{ResetError, reset};
+pub use throwaway::Throwaway;
 pub use usage::{ImageUsage, Item, Kind, Usage};
 
 use crate::base::digest::{DiffId, Digest};

@@ -99,6 +99,7 @@ impl Store {
 
     /// Removes what dead processes left unfinished.
     fn sweep(&self) -> Result<Dead, StoreError> {
+        self.sweep_claims();
         let dir = self.root.join("tmp");
         let mut dead = Dead::default();
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {

@@ -112,3 +112,13 @@ fn a_checksum_of_a_file_that_changed_at_the_server_is_seen() {
     CHANGED.store(true, Ordering::SeqCst);
     assert_eq!(project.build(&[]).image().text("f"), "two");
 }
+
+#[test]
+fn equal_bodies_of_two_names_are_two_files() {
+    let server = Server::start(|_| Response::new(200, "body"));
+    let text = |name: &str| format!("FROM scratch\nADD http://{}/{name} /d/\n", server.address);
+    let project = Project::new().buildfile(&text("one"));
+    assert_eq!(project.build(&[]).image().text("d/one"), "body");
+    project.write("Buildfile", text("two"));
+    assert_eq!(project.build(&[]).image().text("d/two"), "body");
+}

@@ -130,3 +130,30 @@ fn a_processor_that_cannot_be_run() {
         ],
     );
 }
+
+#[test]
+fn what_is_equal_for_all_platforms_runs_once() {
+    use crate::image::{Image, json_of, layout_of_archive};
+    let text = "FROM --platform=$BUILDPLATFORM base AS shared\nRUN echo shared > /shared\n\
+        FROM shared AS cross\nARG TARGETPLATFORM TARGETARCH BUILDPLATFORM\n\
+        RUN echo $BUILDPLATFORM to $TARGETPLATFORM $TARGETARCH > /out\nFROM scratch\nCOPY --from=cross /shared /out /\n";
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile(text);
+    let built = project.build(&["--platform=linux/amd64,linux/arm64"]);
+    built.succeeds();
+    let runs = |what: &str| built.executed().iter().filter(|step| step.contains(what)).count();
+    assert_eq!((runs("echo shared"), runs("echo $BUILDPLATFORM")), (1, 2), "{}", built.log());
+    let layout = layout_of_archive(&built.archive);
+    let root = json_of(&layout, "index.json")["manifests"][0]["digest"].as_str().expect("digest").to_owned();
+    let index = json_of(&layout, &format!("blobs/sha256/{}", root.trim_start_matches("sha256:")));
+    let manifests = index["manifests"].as_array().expect("manifests");
+    assert_eq!(manifests.len(), 2);
+    let here = crate::base::architecture();
+    for (descriptor, architecture) in manifests.iter().zip(["amd64", "arm64"]) {
+        assert_eq!(descriptor["platform"]["architecture"], architecture);
+        let image = Image::read(&layout, descriptor);
+        assert_eq!(image.config["architecture"], architecture);
+        assert_eq!(image.text("shared"), "shared\n");
+        assert_eq!(image.text("out"), format!("linux/{here} to linux/{architecture} {architecture}\n"));
+    }
+}

@@ -177,7 +177,7 @@ fn many_at_once(project: &Project, builds: usize, prune: &[&str]) -> BTreeMap<St
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(&work)).collect();
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
         let pruning = scope.spawn(|| {
             let mut count = 0;
             while !ended.load(Ordering::SeqCst) {

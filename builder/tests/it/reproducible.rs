@@ -90,3 +90,83 @@ fn file_times_stay_when_asked() {
     // A time before the epoch is never raised.
     assert_eq!(project.build(&["--source-date-epoch", "1650000000"]).image().entry("f").mtime, 1_600_000_000);
 }
+
+/// The repository's examples, each as a checkout of its own with other times and modes.
+fn example(name: &str, times_from: u64, umask: u32) -> Option<Project> {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
+    let project = Project::with_base()?;
+    for entry in walkdir::WalkDir::new(&source).min_depth(1).sort_by_file_name() {
+        let entry = entry.expect("example");
+        let below = entry.path().strip_prefix(&source).expect("below").display().to_string();
+        let target = project.context(&below);
+        let mode = if entry.file_type().is_dir() {
+            std::fs::create_dir_all(&target).expect("directory");
+            0o777
+        } else {
+            std::fs::copy(entry.path(), &target).expect("file");
+            0o666
+        };
+        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode & !umask)).expect("mode");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(times_from + entry.depth() as u64);
+        File::open(&target).expect("opened").set_modified(time).expect("time");
+    }
+    if name == "base" {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+            .into_iter()
+            .find(|path| std::path::Path::new(path).exists())?;
+        std::fs::copy(busybox, project.context("busybox")).expect("busybox");
+        let mode = std::fs::Permissions::from_mode(0o777 & !umask);
+        std::fs::set_permissions(project.context("busybox"), mode).expect("mode");
+    }
+    Some(project)
+}
+
+#[test]
+fn examples_give_equal_images_with_one_job_and_with_two() {
+    for name in ["base", "hello"] {
+        let Some(one) = example(name, 1_600_000_000, 0o022) else { return };
+        let Some(two) = example(name, 1_700_000_000, 0o077) else { return };
+        let (first, second) = (digest_of(&one, "1", "022"), digest_of(&two, "2", "077"));
+        assert_eq!(first.0, second.0, "{name}");
+        assert!(first.1 == second.1, "the archives of {name} differ in something else than the image");
+    }
+}
+
+/// Root and an ordinary user build the same. Needs root to become one, and an account with subordinate ids.
+#[test]
+fn users_do_not_matter() {
+    let accounts = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let user = accounts.lines().filter_map(|line| line.split(':').next()).find(|name| *name != "root");
+    let (Some(user), true) = (user, crate::project::is_root()) else {
+        return crate::project::skipped("not root, or no other account in /etc/subuid");
+    };
+    let Some(project) = clone_of(1_600_000_000) else { return };
+    let own = digest_of(&project, "2", "022");
+    let dir = tempfile::Builder::new().prefix("kiln-it-").tempdir().expect("directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("mode");
+    let here = dir.path().display();
+    let script = format!(
+        "cp -r '{}' '{}' {here}/ && cd {here} && cp '{}' {here}/kiln-under-test && \
+         HOME={here} SOURCE_DATE_EPOCH=1500000000 ./kiln-under-test build --root {here}/store --progress=plain --jobs 1 \
+         --build-context base=oci-layout://{here}/base -t repro:1 -o type=oci,dest={here}/out.tar context; \
+         code=$?; unshare --map-root-user --map-auto rm -rf {here}/store; exit $code",
+        project.path("context").display(),
+        project.path("base").display(),
+        crate::project::binary().display(),
+    );
+    // The account must be able to read what this test has made.
+    for path in [project.path("."), project.path("context"), project.path("base")] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    let readable = std::process::Command::new("su")
+        .args([user, "-s", "/bin/sh", "-c", &format!("test -r '{}'", crate::project::binary().display())])
+        .status();
+    if !readable.is_ok_and(|status| status.success()) {
+        return crate::project::skipped("the other account cannot read the binary under test");
+    }
+    let ended =
+        std::process::Command::new("su").args([user, "-s", "/bin/sh", "-c", &script]).output().expect("su");
+    crate::project::Ended::from_output(ended).ok();
+    let other = std::fs::read(dir.path().join("out.tar")).expect("archive");
+    assert!(own.1 == other, "root and {user} build other bytes");
+}

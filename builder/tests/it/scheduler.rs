@@ -59,8 +59,8 @@ fn count(project: &Project) -> usize {
     let mut command =
         project.build_command(["-f", "context/Show", "-otype=cacheonly", "--no-cache-filter=none"]);
     let shown = Ended::of(&mut command).ok().stderr;
-    let numbers = shown.lines().filter_map(|line| line.rsplit_once(" ran=")?.1.trim().parse().ok());
-    numbers.last().expect("a count")
+    let mut numbers = shown.lines().rev().filter_map(|line| line.rsplit_once(" ran=")?.1.trim().parse().ok());
+    numbers.next().expect("a count")
 }
 
 /// Lets the running command end: its shell goes on when the sleep is gone.

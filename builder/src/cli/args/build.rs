@@ -20,7 +20,7 @@ use crate::image::reference::Reference;
 use crate::ui::progress::Mode;
 
 use super::cache::CacheSpec;
-use super::choice::{Call, Entitlement, Epoch, Method, Network, Pull, UserNamespace};
+use super::choice::{Call, Entitlement, Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
 use super::limits::LimitArgs;
 use super::pair::BuildArg;
 use super::privileges::PrivilegeArgs;
@@ -98,6 +98,14 @@ pub struct BuildArgs {
     #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE", value_parser = parse_annotation,
           help_heading = RESULT)]
     pub annotations: Vec<AnnotationFlag>,
+    /// Make one layer of this build's (own) or of all of them, the base's included (all) [default: own
+    /// when given alone]
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true,
+          default_missing_value = "own", value_parser = choice::squash, help_heading = RESULT)]
+    pub squash: Option<SquashFlag>,
+    /// Merge the uppermost layers of this build when the image would have more
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = RESULT)]
+    pub max_layers: Option<u16>,
     /// Write the image's id to a file
     #[arg(long, value_name = "PATH", help_heading = RESULT)]
     pub iidfile: Option<PathBuf>,

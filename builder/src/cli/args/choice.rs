@@ -72,6 +72,17 @@ pub struct Call {
     pub json: bool,
 }
 
+/// What `--squash` makes one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SquashFlag {
+    /// Nothing (`--squash=false`, as docker writes it).
+    Nothing,
+    /// Layers of this build.
+    Own,
+    /// All.
+    All,
+}
+
 /// User namespace of RUN steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UserNamespace {
@@ -103,6 +114,9 @@ pub enum ChoiceError {
     /// `--allow`.
     #[error("`{0}` is none of network.host, security.insecure")]
     Entitlement(String),
+    /// `--squash`.
+    #[error("`{0}` is none of own, all")]
+    Squash(String),
     /// `--call`.
     #[error("`{0}` is none of build, check, outline, targets, each with an optional `,format=json`")]
     Call(String),
@@ -207,6 +221,19 @@ pub fn boolean(text: &str) -> Result<bool, ChoiceError> {
     crate::export::spec::attributes::boolean("", text).map_err(|_| ChoiceError::Bool(text.to_owned()))
 }
 
+/// Parses `--squash`; docker's is a truth value.
+pub fn squash(text: &str) -> Result<SquashFlag, ChoiceError> {
+    match text {
+        "own" => Ok(SquashFlag::Own),
+        "all" => Ok(SquashFlag::All),
+        other => match boolean(other) {
+            Ok(true) => Ok(SquashFlag::Own),
+            Ok(false) => Ok(SquashFlag::Nothing),
+            Err(_) => Err(ChoiceError::Squash(other.to_owned())),
+        },
+    }
+}
+
 /// Parses one platform; `local` is this machine's.
 pub fn platform(text: &str) -> Result<Platform, ChoiceError> {
     Ok(text.trim().parse::<Platform>()?)
@@ -228,12 +255,16 @@ mod tests {
         assert_eq!(epoch("context"), Ok(Epoch::Context));
         assert_eq!(platform("local"), Ok(Platform::host()));
         assert_eq!(boolean("0"), Ok(false));
+        assert_eq!(["own", "all", "true", "0"].map(|t| squash(t).unwrap()), {
+            use SquashFlag::{All, Nothing, Own};
+            [Own, All, Own, Nothing]
+        });
         assert_eq!(archive_compression("zstd"), Ok(Compression::DEFAULT_ZSTD));
         for bad in ["", " always", "yes", "\u{1b}[2J", "-1", "check,format=xml", "99999999999999999999999"] {
             assert!(pull(bad).is_err() && network(bad).is_err() && entitlement(bad).is_err(), "{bad}");
             assert!(call(bad).is_err() && user_namespace(bad).is_err() && epoch(bad).is_err(), "{bad}");
             assert!(archive_compression(bad).is_err(), "{bad}");
-            assert!(boolean(bad).is_err() && platform(bad).is_err(), "{bad}");
+            assert!(boolean(bad).is_err() && platform(bad).is_err() && squash(bad).is_err(), "{bad}");
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct LogArgs {
     pub step: Option<u32>,
     /// Only lines that match a regular expression
     #[arg(long, value_name = "RE")]
-    pub grep: Option<regex::bytes::Regex>,
+    pub grep: Option<regex_lite::Regex>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

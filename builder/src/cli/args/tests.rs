@@ -95,6 +95,10 @@ fn help_is_grouped() {
           --label <NAME=VALUE>              Add a label
           --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
                                             manifest-descriptor or index-descriptor
+          --squash[=<WHICH>]                Make one layer of this build's (own) or of all of them, the
+                                            base's included (all) [default: own when given alone]
+          --max-layers <N>                  Merge the uppermost layers of this build when the image
+                                            would have more
           --iidfile <PATH>                  Write the image's id to a file
           --metadata-file <PATH>            Write what was built to a JSON file
 

@@ -18,6 +18,19 @@ pub enum Carrier {
     IndexDescriptor,
 }
 
+impl std::fmt::Display for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Manifest(None) => f.write_str("manifest"),
+            Self::Manifest(Some(platform)) => write!(f, "manifest[{platform}]"),
+            Self::Index => f.write_str("index"),
+            Self::ManifestDescriptor(None) => f.write_str("manifest-descriptor"),
+            Self::ManifestDescriptor(Some(platform)) => write!(f, "manifest-descriptor[{platform}]"),
+            Self::IndexDescriptor => f.write_str("index-descriptor"),
+        }
+    }
+}
+
 /// One annotation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Annotation {

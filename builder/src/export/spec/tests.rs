@@ -93,11 +93,11 @@ fn messages_show_the_way() {
     type=oci,tar=false
         type=oci,tar=false writes a directory and cannot go to standard output; name one with dest=PATH
     type=oci,dest=x,compression=lzma
-        unknown compression `lzma`; use gzip, zstd or uncompressed
+        unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
     type=oci,dest=x,compression=gzip,compression-level=10
         compression-level `10` is not a number from 0 to 9
     type=oci,dest=x,compression=uncompressed,compression-level=3
-        compression-level needs compression=gzip or compression=zstd
+        compression-level needs compression=gzip, zstd or estargz
     type=oci,dest=x,tar=maybe
         `tar=maybe` must be true or false
     type=oci,dest=x,source-date-epoch=-1

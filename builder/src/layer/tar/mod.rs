@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use reader::Reader;
-pub use writer::Writer;
+pub use writer::{Writer, head};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,12 +37,7 @@ impl<W: Write> Writer<W> {
 
     /// Adds an entry. `data` is read for regular files only, and not beyond the size that the entry states.
     pub fn append(&mut self, entry: &Entry, mut data: impl Read) -> Result<(), TarError> {
-        // Both before the first byte: a refused entry must leave nothing behind.
-        let (records, header) = (records(entry)?, header(entry)?);
-        if !records.is_empty() {
-            self.records(&records)?;
-        }
-        self.put(header.as_bytes())?;
+        self.put(&head(entry)?)?;
         if entry.kind == Kind::File {
             self.copy(entry, &mut data)?;
         }
@@ -72,21 +67,6 @@ impl<W: Write> Writer<W> {
         if rest == 0 { Ok(()) } else { self.put(&[0; BLOCK][rest..]) }
     }
 
-    fn records(&mut self, records: &[u8]) -> Result<(), TarError> {
-        let size = records.len() as u64;
-        let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::XHeader);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(size);
-        fill(&mut header, field::NAME, PAX_NAME);
-        header.set_cksum();
-        self.put(header.as_bytes())?;
-        self.put(records)?;
-        self.pad(size)
-    }
-
     fn copy(&mut self, entry: &Entry, data: &mut impl Read) -> Result<(), TarError> {
         let failed = |source| TarError::Data { path: display(&entry.path), source };
         let mut left = entry.size;
@@ -112,6 +92,28 @@ impl<W: Write> Writer<W> {
         self.buffer = buffer;
         self.pad(entry.size)
     }
+}
+
+/// What stands before an entry's data: its PAX records, if it needs any, and its header.
+pub fn head(entry: &Entry) -> Result<Vec<u8>, TarError> {
+    // Both before the first byte: a refused entry must leave nothing behind.
+    let (records, own) = (records(entry)?, header(entry)?);
+    let mut head = Vec::with_capacity(BLOCK);
+    if !records.is_empty() {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::XHeader);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(records.len() as u64);
+        fill(&mut header, field::NAME, PAX_NAME);
+        header.set_cksum();
+        head.extend_from_slice(header.as_bytes());
+        head.extend_from_slice(&records);
+        head.resize(head.len().next_multiple_of(BLOCK), 0);
+    }
+    head.extend_from_slice(own.as_bytes());
+    Ok(head)
 }
 
 /// The stored name: directories end in a slash.

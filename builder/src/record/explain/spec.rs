@@ -184,6 +184,8 @@ mod tests {
     use super::*;
     use crate::plan::graph::{CacheSharing, MkdirSpec, MountSource, NetworkMode, Unpack};
 
+    type Change<T> = Box<dyn Fn(&mut T)>;
+
     fn run() -> RunSpec {
         RunSpec {
             args: ["/bin/sh", "-c", "make"].map(str::to_owned).to_vec(),
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_field_of_a_run_has_its_sentence() {
-        let table: Vec<(Box<dyn Fn(&mut RunSpec)>, &str)> = vec![
+        let table: Vec<(Change<RunSpec>, &str)> = vec![
             (Box::new(|s| s.args[2] = "make all".into()), "command was \"make\", is \"make all\""),
             (Box::new(|s| s.env[1] = "FOO=2".into()), "environment FOO was \"1\", is \"2\""),
             (Box::new(|s| s.env.push("ARG=x".into())), "build argument ARG was not set, is \"x\""),
@@ -233,8 +235,11 @@ mod tests {
     fn mounts_are_compared_one_by_one() {
         let with = |mounts: &[MountSpec]| RunSpec { mounts: mounts.to_vec(), ..run() };
         let (a, b) = (cache("/a", CacheSharing::Shared), cache("/b", CacheSharing::Shared));
-        assert_eq!(told(&with(&[a.clone(), b.clone()]), &with(&[b.clone()])), "mount removed: \"cache /a\"");
-        let locked = told(&with(&[a.clone()]), &with(&[cache("/a", CacheSharing::Locked)]));
+        assert_eq!(
+            told(&with(&[a.clone(), b.clone()]), &with(std::slice::from_ref(&b))),
+            "mount removed: \"cache /a\""
+        );
+        let locked = told(&with(std::slice::from_ref(&a)), &with(&[cache("/a", CacheSharing::Locked)]));
         assert!(locked.starts_with("mount cache /a was") && locked.contains("locked"), "{locked}");
         assert_eq!(told(&with(&[a.clone(), b.clone()]), &with(&[b, a])), "the step itself changed");
     }
@@ -254,7 +259,7 @@ mod tests {
             unpack: Unpack::Never,
             link: false,
         };
-        let table: Vec<(Box<dyn Fn(&mut CopySpec)>, &str)> = vec![
+        let table: Vec<(Change<CopySpec>, &str)> = vec![
             (Box::new(|s| s.destination = "/e".into()), "destination was \"/d\", is \"/e\""),
             (Box::new(|s| s.chown = Some("1".into())), "--chown was \"\", is \"1\""),
             (Box::new(|s| s.chmod = Some("755".into())), "--chmod was \"\", is \"755\""),

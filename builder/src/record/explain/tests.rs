@@ -200,3 +200,27 @@ fn specs_that_cannot_be_read_are_told_without_detail() {
     record.steps[2].key = Some(CacheKey(digest("x")));
     assert_eq!(told(record, &[BASE.record()], &Fake::default())[1], "the step itself changed");
 }
+
+proptest::proptest! {
+    #[test]
+    fn damaged_records_that_can_still_be_read_never_panic(
+        at in proptest::collection::vec((0usize..4000, proptest::prelude::any::<u8>()), 1..6),
+        numbers in proptest::collection::vec(0u32..6, 4),
+    ) {
+        let mut text = serde_json::to_vec(&BASE.record()).unwrap();
+        for (place, byte) in at {
+            let length = text.len();
+            text[place % length] = byte;
+        }
+        let mut damaged: BuildRecord = serde_json::from_slice(&text).unwrap_or_else(|_| BASE.record());
+        // Numbers and inputs that mean nothing, or go round in circles.
+        for (step, number) in damaged.steps.iter_mut().zip(&numbers) {
+            step.inputs.push(*number);
+            step.number = number ^ 1;
+        }
+        let mut record = Build { files: "g", ..BASE }.record();
+        explain(&mut record, std::slice::from_ref(&damaged), &Fake::default());
+        let other = record.clone();
+        explain(&mut damaged, &[other], &Fake::default());
+    }
+}

@@ -29,6 +29,15 @@ pub(in crate::snapshot) enum Names {
     Plain,
 }
 
+/// What the upper directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::snapshot) enum Scope {
+    /// What an overlay wrote: names that it lacks did not change.
+    Upper,
+    /// A merged view: names that it lacks are gone.
+    Whole,
+}
+
 /// Longest path that is recorded (`PATH_MAX`).
 const MAX_PATH_BYTES: usize = 4096;
 
@@ -36,13 +45,14 @@ const MAX_PATH_BYTES: usize = 4096;
 pub(in crate::snapshot) fn walk(
     upper: &RootDir,
     lower: Option<&RootDir>,
-    names: Names,
+    (names, scope): (Names, Scope),
     sink: &mut Sink<'_>,
 ) -> Result<Warnings, DiffError> {
     let clone =
         |root: &RootDir| root.as_fd().try_clone_to_owned().map_err(|e| FsError::image("open", b"/", e));
+    let whole = scope == Scope::Whole;
     let root =
-        Frame::new(Entry::new("", Kind::Directory), clone(upper)?, lower.map(clone).transpose()?, false)?;
+        Frame::new(Entry::new("", Kind::Directory), clone(upper)?, lower.map(clone).transpose()?, whole)?;
     let mut walker = Walker {
         sink,
         names,
@@ -306,10 +316,17 @@ fn same_file(
         return Ok(entry.link == below.read_link()?);
     }
     // Times that were set by hand have no nanoseconds, so they prove nothing.
-    if kind.is_file() && mtime(stat).1 == 0 {
+    if kind.is_file() && mtime(stat).1 == 0 && !same_inode(stat, lower) {
         return same_bytes(place, below);
     }
     Ok(true)
+}
+
+/// True when two merged views show one file of a layer that they share. Devices differ from mount to mount, but all
+/// layers lie on one file system, which has no two inodes of one number and one time of change.
+fn same_inode(stat: &Stat, lower: &Stat) -> bool {
+    stat.st_ino == lower.st_ino
+        && (stat.st_ctime, stat.st_ctime_nsec) == (lower.st_ctime, lower.st_ctime_nsec)
 }
 
 fn same_bytes(one: &Place<'_>, other: &Place<'_>) -> Result<bool, DiffError> {

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{BlobRecord, SnapshotId, digest};
-use crate::base::digest::DiffId;
+use crate::base::digest::{DiffId, Digest};
 use crate::store::{Database, StoreError};
 
 impl Database {
@@ -78,6 +78,33 @@ impl Database {
                     blob.digest.to_string(),
                     blob.size_bytes as i64
                 ])
+                .map(drop)
+        })
+    }
+
+    /// The diff_id and the table's digest of a layer in a form with a table of contents.
+    pub fn seekable(&self, plain: &DiffId, compressor: &str) -> Result<Option<(DiffId, Digest)>, StoreError> {
+        let row: Option<(String, String)> = self.with(|c| {
+            c.prepare_cached(
+                "SELECT diff_id, toc_digest FROM seekable WHERE plain_diff_id = ?1 AND compressor = ?2",
+            )?
+            .query_row(params![plain.to_string(), compressor], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+        })?;
+        row.map(|(diff_id, toc)| Ok((DiffId(digest(&diff_id)?), digest(&toc)?))).transpose()
+    }
+
+    /// Records a layer in a form with a table of contents.
+    pub fn add_seekable(
+        &self,
+        plain: &DiffId,
+        compressor: &str,
+        diff_id: &DiffId,
+        toc: &Digest,
+    ) -> Result<(), StoreError> {
+        self.with(|c| {
+            c.prepare_cached("INSERT OR REPLACE INTO seekable VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![plain.to_string(), compressor, diff_id.to_string(), toc.to_string()])
                 .map(drop)
         })
     }

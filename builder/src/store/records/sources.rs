@@ -44,12 +44,34 @@ impl Database {
         })
     }
 
-    /// The known digests of a context's files: path, stamp, digest.
-    pub fn files(&self, root: &str) -> Result<Vec<FileRecord>, StoreError> {
+    /// Takes over what names and URLs stand for in another database of the same schema.
+    pub(in crate::store) fn copy_names(&self, from: &std::path::Path) -> Result<(), StoreError> {
+        use std::os::unix::ffi::OsStrExt as _;
+        // ATTACH takes text; a path that is none cannot be given.
+        let path = std::str::from_utf8(from.as_os_str().as_bytes())
+            .map_err(|_| StoreError::Malformed("the store's path is not UTF-8".to_owned()))?;
         self.with(|c| {
-            c.prepare_cached("SELECT path, stamp, digest FROM files WHERE root = ?1")?
-                .query_map([root], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                .collect()
+            c.execute("ATTACH DATABASE ?1 AS other", [path])?;
+            let copied = c.execute_batch(
+                "INSERT OR REPLACE INTO images SELECT * FROM other.images;
+                 INSERT OR REPLACE INTO resolved SELECT * FROM other.resolved;
+                 INSERT OR REPLACE INTO downloads SELECT * FROM other.downloads;",
+            );
+            c.execute_batch("DETACH DATABASE other")?;
+            copied
+        })
+    }
+
+    /// Passes the known digests of a context's files to `each`: path, stamp, digest.
+    pub fn each_file(&self, root: &str, mut each: impl FnMut(&[u8], &str, &[u8])) -> Result<(), StoreError> {
+        self.with(|c| {
+            let mut statement = c.prepare_cached("SELECT path, stamp, digest FROM files WHERE root = ?1")?;
+            let mut rows = statement.query([root])?;
+            while let Some(row) = rows.next()? {
+                let (path, stamp, digest) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+                each(path.as_blob()?, stamp.as_str()?, digest.as_blob()?);
+            }
+            Ok(())
         })
     }
 
