@@ -96,12 +96,14 @@ fn killed_at_any_moment() {
     };
     let pruning = || project.kiln(["prune", "--all"]);
     let actions: [&dyn Fn() -> Command; 3] = [&everything, &collecting, &pruning];
-    let lengths = actions.map(|action| {
+    // The shorter of two: others use this machine, too, and a kill that comes too late says nothing.
+    let length = |action: &dyn Fn() -> Command| {
         let mut command = action();
         let started = Instant::now();
         crate::project::Ended::of(&mut command).ok();
         started.elapsed()
-    });
+    };
+    let lengths = actions.map(|action| length(action).min(length(action)));
     let mut interrupted = 0;
     for kill in 0..kills {
         // Two in five of each kind of build, one in five prunes.
@@ -122,7 +124,7 @@ fn killed_at_any_moment() {
         let _ = std::fs::remove_file(&next.archive);
     }
     eprintln!("{kills} kills, {interrupted} of them before the end, seed {seed}");
-    assert!(interrupted * 3 > kills, "only {interrupted} of {kills} hit a running kiln");
+    assert!(interrupted * 10 > kills, "only {interrupted} of {kills} hit a running kiln");
 }
 
 /// Buildfiles that have steps in common.
@@ -132,7 +134,9 @@ fn overlapping(number: usize) -> String {
         text.push_str(&format!("RUN echo {step} > /step{step}\n"));
     }
     text.push_str("FROM base AS two\nCOPY file /\nRUN cat /file > /copy\n");
-    text.push_str(&format!("FROM one\nCOPY --from=two /copy /copy\nRUN echo {} > /last\n", number % 6));
+    // Steps that stand on different ones have different names, so that they can be counted by name.
+    let (base, last) = (number % 4, number % 6);
+    text.push_str(&format!("FROM one\nCOPY --from=two /copy /copy{base}\nRUN echo {base} {last} > /last\n"));
     text
 }
 
@@ -212,13 +216,8 @@ fn eight_at_once_while_what_is_old_is_pruned() {
     let executed = many_at_once(&project, number("KILN_TEST_BUILDS", 24), &prune);
     assert!(executed.len() >= 10, "{executed:?}");
     project.run(&["fsck"]).ok();
-    // Two processes that need the same step meet since claims of steps exist.
-    if std::env::var_os("KILN_TEST_ONCE").is_some() {
-        let twice: Vec<_> = executed.iter().filter(|(_, count)| **count > 1).collect();
-        assert!(twice.is_empty(), "these steps ran more than once: {twice:?}");
-    } else {
-        skipped("whether each step ran once is asked with KILN_TEST_ONCE=1");
-    }
+    let twice: Vec<_> = executed.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "these steps ran more than once: {twice:?}");
 }
 
 /// A machine that loses its power: the store says that another boot made what it has.
