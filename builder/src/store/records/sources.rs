@@ -45,11 +45,7 @@ impl Database {
     }
 
     /// Passes the known digests of a context's files to `each`: path, stamp, digest.
-    pub fn each_file(
-        &self,
-        root: &str,
-        mut each: impl FnMut(&[u8], &str, &[u8]),
-    ) -> Result<(), StoreError> {
+    pub fn each_file(&self, root: &str, mut each: impl FnMut(&[u8], &str, &[u8])) -> Result<(), StoreError> {
         self.with(|c| {
             let mut statement = c.prepare_cached("SELECT path, stamp, digest FROM files WHERE root = ?1")?;
             let mut rows = statement.query([root])?;
