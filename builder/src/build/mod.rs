@@ -1,6 +1,7 @@
 //! One build from end to end: parse, plan, solve, export. The entry point for programs that use kiln as a library;
 //! the command line is one of them.
 
+mod heal;
 mod lint;
 mod output;
 mod resolve;
@@ -170,7 +171,10 @@ pub enum BuildError {
 /// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
 pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
     let mut course = Course::default();
-    let result = run_course(environment, request, &mut course);
+    let result = heal::healing(environment.store, request, || {
+        course = Course::default();
+        run_course(environment, request, &mut course)
+    });
     if let Some(recorder) = &request.recorder {
         recorder.end(&course.ending(&result));
     }
@@ -235,7 +239,17 @@ fn run_course(
     let image = exporting(request, &plan, || {
         output::write_all(environment, request, &plan, &solved, &snapshots()?).map_err(unless_stopped)
     })?;
+    settle(environment.store, &solved, request);
     Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+}
+
+/// Notes what was used, and sees to it that what was made outlives the machine's power. The image is there already, so
+/// nothing of this makes a build fail.
+fn settle(store: &Store, solved: &solve::Solved, request: &Request) {
+    let synced = if solved.executed > 0 { store.sync_if_cheap() } else { Ok(()) };
+    if let Err(error) = store.write_uses().and(synced) {
+        request.events.warn(error.to_string());
+    }
 }
 
 /// Number of the step that stands for the outputs: the one after the last vertex.

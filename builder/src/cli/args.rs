@@ -19,6 +19,7 @@ pub mod cache;
 pub mod check;
 pub mod choice;
 pub mod limits;
+pub mod mounts;
 pub mod pair;
 pub mod privileges;
 pub mod record;
@@ -31,8 +32,9 @@ pub mod ulimit;
 
 pub use build::BuildArgs;
 pub use check::CheckArgs;
+pub use mounts::CacheArgs;
 pub use run::RunArgs;
-pub use store::{ImagesArgs, RmiArgs};
+pub use store::{DuArgs, FsckArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
 
 /// Looks up an environment variable. Commands pass the process's, tests their own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -87,6 +89,17 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images
     Rmi(RmiArgs),
+    /// Show what takes how much space
+    #[command(visible_alias = "df")]
+    Du(DuArgs),
+    /// Remove cache that no image needs
+    Prune(Box<PruneArgs>),
+    /// Check the store for damage, and repair it
+    Fsck(FsckArgs),
+    /// Remove the whole store, with all images and cache
+    Reset(ResetArgs),
+    /// List, remove, export and import cache mounts
+    Cache(Box<CacheArgs>),
     /// Show what this machine offers and where things are kept
     Info(InfoArgs),
     /// List builds

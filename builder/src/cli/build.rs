@@ -83,6 +83,10 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let record = request.recorder.as_ref().and_then(Recorder::record);
     let explained = record.as_ref().filter(|_| args.explain).map(super::record::explanation);
     explained.iter().flatten().for_each(print::talk);
+    // What changed nothing is not to be slowed by it.
+    if !matches!(&result, Ok(report) if report.executed == 0) {
+        super::prune::after_build(&store);
+    }
     let file = File { name: &request.file_name, text: &request.text };
     match result {
         Ok(report) => finish(&args, &request, &report, record.as_ref()),

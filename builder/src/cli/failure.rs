@@ -24,11 +24,25 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
         }
+        error if error.is_damaged_database() => {
+            failure.with_hint("`kiln fsck --repair` makes a new one: images are kept, cached steps run again")
+        }
+        StoreError::DamagedInUse { .. } => {
+            failure.with_hint("a new one is made when they have ended; try again then")
+        }
         StoreError::Database { .. } => {
             failure.with_hint("see whether another program uses the file; move it away to start anew")
         }
         _ => failure,
     }
+}
+
+/// A failure of a command that only handles the store and files.
+pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
+    if is_full_disk(error) {
+        return full_disk(Failure::from_error(Kind::Resources, error));
+    }
+    Failure::from_error(Kind::User, error)
 }
 
 fn full_disk(failure: Failure) -> Failure {

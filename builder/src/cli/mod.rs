@@ -2,11 +2,17 @@
 
 pub mod args;
 mod build;
+mod cache;
 mod check;
 mod context;
+mod du;
 mod failure;
+mod fsck;
 mod privileges;
+mod prune;
 mod record;
+mod reset;
+mod rmi;
 mod run;
 mod session;
 mod store;
@@ -36,7 +42,12 @@ pub fn main() -> ExitCode {
         Command::Build(build) => build::build(root, *build),
         Command::Run(run) => run::run(root, *run),
         Command::Images(images) => store::images(root, &images),
-        Command::Rmi(rmi) => store::rmi(root, &rmi),
+        Command::Rmi(rmi) => rmi::rmi(root, &rmi),
+        Command::Du(du) => du::du(root, &du),
+        Command::Prune(prune) => prune::prune(root, &prune),
+        Command::Fsck(fsck) => fsck::fsck(root, &fsck),
+        Command::Reset(reset) => reset::reset(root, &reset),
+        Command::Cache(cache) => cache::cache(root, &cache),
         Command::Info(info) => store::info(root, &info),
         Command::History(history) => record::history(root, &history),
         Command::Log(log) => record::log(root, &log),

@@ -98,7 +98,27 @@ pub(super) fn program_directories() -> Vec<PathBuf> {
 
 /// Opens the store.
 pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
-    Store::open(root).map_err(|error| super::failure::of_store(&error))
+    let store = Store::open(root).map_err(|error| super::failure::of_store(&error))?;
+    if store.was_recovered() {
+        crate::ui::print::talk(format!(
+            "warning: the database of the store {} was damaged or gone; a new one was made: images are kept, cached \
+             steps run again, cache mounts begin empty",
+            root.display()
+        ));
+    }
+    Ok(store)
+}
+
+/// A store that is there, opened with the rights over its files, for a command that may end anywhere. `None` where
+/// there is no store: looking must not make one. Call before any thread exists.
+pub(super) fn present_store(root: Option<PathBuf>) -> Result<Option<Store>, Failure> {
+    let root = store_root(root)?;
+    if !root.join("kiln.db").exists() {
+        return Ok(None);
+    }
+    enter()?;
+    end_on_signals();
+    open_store(&root).map(Some)
 }
 
 /// Takes the privileges that building needs. Call before any thread exists.
@@ -174,5 +194,15 @@ pub(super) fn watch_signals(cancel: CancelToken, progress: Progress) {
         }
     };
     // Without the thread signals stay blocked and only SIGKILL helps, which leaves nothing behind either.
+    let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
+}
+
+/// Ends the process at the first signal: for commands that may stop anywhere.
+pub(super) fn end_on_signals() {
+    let watch = || {
+        if signals::wait_termination().is_ok() {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+    };
     let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
 }

@@ -1,4 +1,4 @@
-//! `kiln images`, `rmi`, `info` and `install-alias`.
+//! `kiln images`, `info` and `install-alias`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::args::{ImagesArgs, InfoArgs, InstallAliasArgs, RmiArgs};
+use super::args::{ImagesArgs, InfoArgs, InstallAliasArgs};
 use super::failure::of_store;
 use super::{privileges, session};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::cgroup::{Controller, Placement, Version};
 use crate::sandbox::emulate;
-use crate::store::Store;
-use crate::store::records::{ImageRecord, now};
-use crate::ui::failure::{Failure, Kind};
+use crate::store::records::now;
+use crate::store::{Kind, Store};
+use crate::ui::failure::{self, Failure};
 use crate::ui::table::{Align, Table};
 use crate::ui::{ago, print, size};
 
-fn printed(result: std::io::Result<()>) -> Result<u8, Failure> {
-    result.map(|()| 0).map_err(|e| Failure::from_error(Kind::User, &e))
+pub(super) fn printed(result: std::io::Result<()>) -> Result<u8, Failure> {
+    result.map(|()| 0).map_err(|e| Failure::from_error(failure::Kind::User, &e))
 }
 
 /// `kiln images`.
@@ -57,32 +57,13 @@ pub(super) fn images(root: Option<PathBuf>, args: &ImagesArgs) -> Result<u8, Fai
     for image in &images {
         let digest = if args.no_trunc { image.digest.to_string() } else { image.digest.short() };
         let age = Duration::from_secs(u64::try_from(now() - image.created).unwrap_or(0));
-        table.row([familiar(image), digest, ago::ago(age), size::human(image.size_bytes)]);
+        table.row([familiar(&image.name), digest, ago::ago(age), size::human(image.size_bytes)]);
     }
     printed(print::line(table.render().trim_end()))
 }
 
-fn familiar(image: &ImageRecord) -> String {
-    image.name.parse::<Reference>().map_or_else(|_| image.name.clone(), |name| name.familiar())
-}
-
-/// `kiln rmi`.
-pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> {
-    let store = session::open_store(&session::store_root(root)?)?;
-    for name in &args.images {
-        let reference: Reference = name
-            .parse()
-            .map_err(|e: crate::image::reference::ReferenceError| Failure::from_error(Kind::Usage, &e))?;
-        let removed = store.database().unname_image(&reference.to_string()).map_err(|e| of_store(&e))?;
-        if removed {
-            print::talk(format!("removed the name {}", reference.familiar()));
-        } else if !args.force {
-            return Err(Failure::new(Kind::User, format!("there is no image `{}`", reference.familiar()))
-                .with_hint("`kiln images` lists the images"));
-        }
-    }
-    store.write_index().map_err(|e| of_store(&e))?;
-    Ok(0)
+pub(super) fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
 /// `kiln info`.
@@ -97,12 +78,16 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
         }
     };
     let overlay = if entered { overlay_works(&root) } else { "not tried".to_owned() };
-    let present = if root.join("kiln.db").exists() { "" } else { " (not made yet)" };
+    let is_made = root.join("kiln.db").exists();
+    let present = if is_made { "" } else { " (not made yet)" };
+    let (holds, collection) = if is_made { stored(&root)? } else { Default::default() };
     let facts = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", kernel),
         ("platform", Platform::host().to_string()),
         ("store", format!("{}{present}", root.display())),
+        ("holds", holds),
+        ("collects", collection),
         ("sandbox", mode),
         ("reason", reason),
         ("overlay", overlay),
@@ -116,6 +101,21 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
         return printed(print::line(format!("{:#}", serde_json::Value::Object(object))));
     }
     printed(facts.iter().try_for_each(|(key, value)| print::line(format!("{key:<9} {value}"))))
+}
+
+/// What the store holds, and when it collects by itself.
+fn stored(root: &Path) -> Result<(String, String), Failure> {
+    let store = session::open_store(root)?;
+    let usage = store.usage().map_err(|e| of_store(&e))?;
+    let mut parts = vec![format!("{} images", usage.images.len())];
+    for kind in Kind::ALL {
+        let (count, bytes) = usage.of_kind(kind);
+        if count > 0 {
+            parts.push(format!("{count} {} {}", super::du::plural(kind), size::human(bytes)));
+        }
+    }
+    let holds = format!("{}: {}", size::human(usage.total_bytes()), parts.join(", "));
+    Ok((holds, super::prune::describe_automatic(&store)?))
 }
 
 /// Which limits of commands can be set, and why others cannot.
@@ -183,7 +183,7 @@ pub(super) fn install_alias(args: &InstallAliasArgs) -> Result<u8, Failure> {
     let link = args.directory.join("build");
     let fail = |e: std::io::Error| Failure {
         causes: vec![e.to_string()],
-        ..Failure::new(Kind::User, format!("cannot make `{}`", link.display()))
+        ..Failure::new(failure::Kind::User, format!("cannot make `{}`", link.display()))
     };
     let program = std::env::current_exe().map_err(fail)?;
     if args.force && link.symlink_metadata().is_ok() {

@@ -15,6 +15,7 @@ use super::assemble::BuiltIndex;
 use super::spec::Destination;
 use crate::image::manifest::{Descriptor, Index, to_bytes};
 use crate::image::reference::Reference;
+use crate::layer::blob::{BlobError, VerifiedReader};
 use crate::snapshot::diff::{DiffError, LayerOptions};
 use crate::snapshot::tree;
 use crate::store::{Store, StoreError};
@@ -170,9 +171,9 @@ pub fn write_archive(
         append(&mut archive, header, directory, io::empty()).map_err(fail(&path))?;
     }
     for (name, blob) in &blobs {
-        let file = store.open_blob(&blob.digest)?;
+        let file = verified(store, blob)?;
         append(&mut archive, header(blob.size, 0o444, tar::EntryType::Regular), name, file)
-            .map_err(fail(&path))?;
+            .map_err(of_blob(blob, &path))?;
     }
     for (name, bytes) in &documents {
         let header = header(bytes.len() as u64, 0o444, tar::EntryType::Regular);
@@ -180,6 +181,22 @@ pub fn write_archive(
     }
     let writer = archive.into_inner().map_err(fail(&path))?;
     target.finish(writer)
+}
+
+/// A blob on its way out: what the disk made of it since it was stored must not get into an image.
+fn verified(store: &Store, blob: &Descriptor) -> Result<VerifiedReader<fs::File>, StoreError> {
+    Ok(VerifiedReader::new(store.open_blob(&blob.digest)?, blob.digest, Some(blob.size)))
+}
+
+/// Tells a damaged blob from an output that cannot be written.
+fn of_blob(blob: &Descriptor, path: &Path) -> impl FnOnce(io::Error) -> OutputFailure {
+    let (digest, path) = (blob.digest, path.to_owned());
+    move |error| {
+        if error.get_ref().is_some_and(|cause| cause.is::<BlobError>()) {
+            return StoreError::DamagedBlob { digest }.into();
+        }
+        OutputFailure::Write { path, source: error }
+    }
 }
 
 fn header(size: u64, mode: u32, kind: tar::EntryType) -> tar::Header {
@@ -251,13 +268,13 @@ pub fn write_directory(
         if fs::metadata(&target).is_ok_and(|m| m.len() == blob.size) {
             continue;
         }
-        let mut source = store.open_blob(&blob.digest)?;
+        let mut source = verified(store, &blob)?;
         let mut copy = tempfile::Builder::new()
             .prefix(".kiln-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(&blobs)
             .map_err(fail())?;
-        io::copy(&mut source, copy.as_file_mut()).map_err(fail())?;
+        io::copy(&mut source, copy.as_file_mut()).map_err(of_blob(&blob, path))?;
         copy.persist(&target).map_err(|e| fail()(e.error))?;
     }
     for added in root_descriptors(image, names) {

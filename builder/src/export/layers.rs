@@ -133,6 +133,10 @@ fn write(
     layer: &LayerRef,
     options: &LayerOptions,
 ) -> Result<ExportedLayer, LayerError> {
+    // Its bytes are its registry's, and no other ones will do.
+    if let Some(diff_id) = store.database().image_layer(&layer.snapshot)? {
+        return Err(StoreError::LostLayer { diff_id }.into());
+    }
     let upper = snapshots.layer_dir(&layer.snapshot)?;
     let view = if below.is_empty() || layer.standalone { None } else { Some(snapshots.view(below)?) };
     let (incoming, mut sink) = sink(store, options)?;

@@ -49,7 +49,7 @@ pub(super) fn commit(
     };
     let database = executor.store.database();
     if let Some(earlier) = database.snapshot_of_result(&identity)? {
-        if snapshots.exists(&earlier) {
+        if snapshots.claim(&earlier)? {
             let created = database.snapshot_created(&earlier)?;
             let result = with(earlier);
             return Ok(match created {
@@ -61,7 +61,14 @@ pub(super) fn commit(
     }
     drop((upper, view));
     let id = snapshots.commit(begun, &content.content, content.bytes)?;
-    Ok(with(database.claim_result(&identity, &id)?))
+    loop {
+        let first = database.claim_result(&identity, &id)?;
+        if first == id || snapshots.claim(&first)? {
+            return Ok(with(first));
+        }
+        // Another process was first, and its snapshot has been removed since.
+        database.forget_result(&identity)?;
+    }
 }
 
 /// `base` with the layers of `link` on top (`COPY --link`).

@@ -41,6 +41,8 @@ pub enum OpError {
     MissingAgent { id: String },
     #[error("mount source `{path}` is not there")]
     MountSource { path: String },
+    #[error("the cache mount `{id}` was removed while it was being made; build again")]
+    CacheMount { id: String },
     #[error("layer {digest} unpacks to {actual}, but the image's config promises {expected}")]
     WrongDiffId { digest: Digest, expected: DiffId, actual: DiffId },
     #[error("layer {digest} of `{image}` cannot be read from where the image is")]

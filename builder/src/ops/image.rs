@@ -71,7 +71,10 @@ pub(super) fn execute(spec: &ImageSpec, context: &Context<'_>) -> Result<StepRes
     let mut known: Vec<Option<SnapshotId>> = Vec::new();
     for chain in &chains {
         let snapshot = database.snapshot_of_chain(chain)?;
-        let there = snapshot.as_ref().is_some_and(|id| context.snapshots.exists(id));
+        let there = match &snapshot {
+            Some(id) => context.snapshots.claim(id)?,
+            None => false,
+        };
         if snapshot.is_some() && !there {
             database.forget_chain(chain)?;
         }
@@ -190,7 +193,14 @@ fn unpack(
     let content = crate::base::digest::ContentDigest(diff_id.0);
     let id = context.snapshots.commit(begun, &content, hashed.size_bytes)?;
     store.database().add_image_layer(&id, &diff_id)?;
-    Ok(store.database().claim_chain(chain, &id)?)
+    loop {
+        let first = store.database().claim_chain(chain, &id)?;
+        if first == id || context.snapshots.claim(&first)? {
+            return Ok(first);
+        }
+        // Another process was first, and its snapshot has been removed since.
+        store.database().forget_chain(chain)?;
+    }
 }
 
 struct Hashed<'a, R> {

@@ -204,7 +204,7 @@ impl Executor for LocalExecutor<'_> {
     }
 
     fn lookup(&self, key: &CacheKey) -> Result<Option<StepResult>, OpError> {
-        let Some(result) = self.store.database().step(key)? else { return Ok(None) };
+        let Some(result) = self.store.use_step(key)? else { return Ok(None) };
         if self.snapshots.is_complete(&result.state) {
             return Ok(Some(result));
         }

@@ -33,6 +33,7 @@ use crate::sandbox::spec::{
 };
 use crate::snapshot::overlay::Begun;
 use crate::snapshot::tree;
+use crate::store::Thing;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
@@ -381,8 +382,7 @@ fn claim_cache(
     let database = executor.store.database();
     // `--no-cache` begins with empty caches (semantics fact 120).
     if !vertex.ignore_cache
-        && let Some(directory) = database.cache_mount(id)?
-        && executor.store.path(&directory).is_dir()
+        && let Some(directory) = executor.store.use_cache_mount(id)?
     {
         return Ok(directory);
     }
@@ -409,14 +409,20 @@ fn claim_cache(
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let relative = format!("mounts/{name}");
-    let replace = vertex.ignore_cache
-        || database.cache_mount(id)?.is_some_and(|directory| !executor.store.path(&directory).is_dir());
-    let claimed = database.claim_cache_mount(id, &relative, replace)?;
+    executor.store.lease(Thing::Mount(&relative))?;
+    let earlier = database.cache_mount(id)?.map(|mount| mount.directory);
+    let lost = earlier.as_ref().is_some_and(|directory| !executor.store.path(directory).is_dir());
+    let claimed = database.claim_cache_mount(id, &relative, vertex.ignore_cache || lost)?;
     if claimed == relative {
         // Kept: the store's collection decides about it from now on.
         let _ = fresh.keep();
+        if let Some(earlier) = earlier {
+            executor.store.discard_mount_directory(&earlier)?;
+        }
+        return Ok(claimed);
     }
-    Ok(claimed)
+    // Another process was first.
+    executor.store.use_cache_mount(id)?.ok_or_else(|| OpError::CacheMount { id: id.to_owned() })
 }
 
 fn sandbox_spec(

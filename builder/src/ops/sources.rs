@@ -171,7 +171,7 @@ impl Archives for TarArchives<'_> {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         file.rewind()?;
         let plain = compress::decompressor(io::BufReader::with_capacity(256 * 1024, file))?;
-        let options = UnpackOptions { chown: owner, ownership: self.ownership };
+        let options = UnpackOptions { chown: owner, ownership: self.ownership, ..UnpackOptions::default() };
         let unpacked = apply::unpack_archive(plain, root, directory, &options)?;
         for warning in &unpacked.warnings.kept {
             self.events.warn(warning.to_string());

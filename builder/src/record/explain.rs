@@ -125,8 +125,8 @@ impl<'a> Comparison<'a> {
             (Some(is), Some(was)) => is != was,
             _ => self.record.step(*is).and_then(|s| s.key) != earlier.build.step(*was).and_then(|s| s.key),
         };
-        let pairs = step.inputs.iter().zip(&earlier.step.inputs).enumerate();
-        let Some((at, (is, was))) = pairs.filter(|(at, pair)| differs(*at, *pair)).next() else {
+        let mut pairs = step.inputs.iter().zip(&earlier.step.inputs).enumerate();
+        let Some((at, (is, was))) = pairs.find(|(at, pair)| differs(*at, *pair)) else {
             // Equal in everything that counts, and yet not found.
             return MissReason::Removed;
         };

@@ -26,7 +26,7 @@ mod unpack;
 use std::io::{self, Read};
 
 pub use super::node::Ownership;
-pub use unpack::{UnpackOptions, Unpacked, unpack_archive};
+pub use unpack::{Top, UnpackOptions, Unpacked, unpack_archive};
 
 use super::node::{Metadata, Place, write_data};
 use super::warning::{Warnings, display};

@@ -7,7 +7,9 @@
 
 pub mod accounts;
 pub mod apply;
+pub mod check;
 pub mod diff;
+pub mod mounts;
 mod node;
 pub mod overlay;
 #[cfg(test)]

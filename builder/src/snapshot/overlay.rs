@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use crate::base::digest::ContentDigest;
 use crate::base::limits::MAX_LAYERS;
 use crate::store::records::{FsState, LayerRef, SnapshotId};
-use crate::store::{Store, StoreError, remove_tree};
+use crate::store::{Store, StoreError, Thing, remove_tree};
 use crate::sys::mount::{self, Overlay};
 use crate::sys::rootdir::RootDir;
 
@@ -94,6 +94,15 @@ impl<'a> Snapshots<'a> {
         Ok(Self { store, root: file.into() })
     }
 
+    /// Whether a snapshot that was found by a row may be used: it is there, and stays until this process ends.
+    ///
+    /// # Errors
+    /// When the store's locks cannot be had.
+    pub fn claim(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
+        self.store.lease(Thing::Snapshot(id))?;
+        Ok(self.store.database().snapshot_created(id)?.is_some() && self.exists(id))
+    }
+
     /// Whether a snapshot's directory is there.
     pub fn exists(&self, id: &SnapshotId) -> bool {
         self.fs(id).is_dir()
@@ -131,6 +140,7 @@ impl<'a> Snapshots<'a> {
             owner = (metadata.uid(), metadata.gid());
         }
         let id = SnapshotId(self.store.fresh_name()?);
+        self.store.lease(Thing::Snapshot(&id))?;
         let directory = self.store.path(&format!("snapshots/{}", id.0));
         let make = || -> io::Result<()> {
             fs::DirBuilder::new().mode(0o700).create(&directory)?;

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _, Write};
 use std::path::PathBuf;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, Thing};
 use crate::base::digest::{Digest, HashingWriter};
 
 /// A blob on its way into the store: hashed while it is written.
@@ -38,8 +38,15 @@ impl Store {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
-    /// Whether a blob is there, with its size in bytes.
+    /// Whether a blob is there, with its size in bytes. One that is stays until this process ends.
     pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        // What cannot be held on to must be treated as absent.
+        self.lease(Thing::Blob(digest)).ok()?;
+        self.stat_blob(digest)
+    }
+
+    /// The size of a blob, for those who only list.
+    pub fn stat_blob(&self, digest: &Digest) -> Option<u64> {
         fs::metadata(self.blob_path(digest)).ok().filter(fs::Metadata::is_file).map(|m| m.len())
     }
 
@@ -52,8 +59,14 @@ impl Store {
         })
     }
 
-    /// Reads a small blob whole.
+    /// Reads a small blob whole. It stays until this process ends.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
+        self.lease(Thing::Blob(digest))?;
+        self.peek_blob(digest, limit)
+    }
+
+    /// [`Store::read_blob`] for those who only look.
+    pub(super) fn peek_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         let path = self.blob_path(digest);
         self.open_blob(digest)?
@@ -102,7 +115,10 @@ impl Store {
     /// Gives a file whose digest the caller has computed while writing it its name.
     pub fn adopt_blob(&self, incoming: IncomingBlob, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
-        if target.exists() {
+        let size = incoming.file.as_file().metadata().map(|metadata| metadata.len());
+        let size = size.map_err(StoreError::io("read the size of", incoming.path()))?;
+        // One of another size is damaged, and is replaced.
+        if self.blob_size(digest) == Some(size) {
             return Ok(());
         }
         // Content that is lost in a power failure is found by its digest when it is next read; what has to be on
@@ -128,11 +144,26 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the file of a blob that turned out to be damaged.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Stores bytes as a blob.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if self.blob_size(&digest) == Some(bytes.len() as u64) {
-            return Ok(digest);
+        if self.blob_size(&digest).is_some() {
+            // Documents are small: looking costs little, and one that was damaged is made anew.
+            if fs::read(self.blob_path(&digest)).is_ok_and(|present| present == bytes) {
+                return Ok(digest);
+            }
+            self.remove_blob(&digest)?;
         }
         let incoming = self.incoming_blob()?;
         let mut writer = incoming.writer()?;

@@ -2,7 +2,8 @@
 //!
 //! Invariants: every statement is in [`super::records`]; the schema has a version and is only ever added to.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,9 +11,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::StoreError;
+use crate::sys::range_lock;
 
 /// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
-const MIGRATIONS: [&str; 1] = [TABLES];
+const MIGRATIONS: [&str; 2] = [TABLES, COLLECTION];
 
 /// Version of the schema that this program knows.
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
@@ -91,42 +93,85 @@ CREATE TABLE IF NOT EXISTS cache_mounts (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Columns for collections: `unsynced` is the boot in which a snapshot was made, until its data is known to be on the
+/// disk (sync.rs); a cache mount's size and when it was measured.
+const COLLECTION: &str = "
+ALTER TABLE snapshots ADD COLUMN unsynced TEXT;
+ALTER TABLE cache_mounts ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE cache_mounts ADD COLUMN measured INTEGER NOT NULL DEFAULT 0;
+";
+
 /// The open database. One connection for each process, behind a lock that is held for single statements or short
 /// transactions only.
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Held locked as long as the database is open: nobody may put another one into its place.
+    _user: File,
+}
+
+/// The byte of `kiln.lock` that everybody shares who has the database open.
+const USERS: u64 = 0;
+
+/// A database as it was found.
+enum Found {
+    /// With this version of the schema; 0 for a new one.
+    Whole(Connection, i64),
+    /// Not a database, or a part of one.
+    Damaged,
 }
 
 impl Database {
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the database, making it where there is none. True when one that had been used before was damaged or gone:
+    /// what is left of it was set aside.
+    pub(super) fn open(path: &Path, was_used: bool) -> Result<(Self, bool), StoreError> {
         let fail = |source| StoreError::Database { path: path.to_owned(), source };
         // Switching to WAL does not wait for others, whatever the busy timeout says, so only one process may make the
         // database, and nobody looks at it meanwhile.
         let lock_path = path.with_extension("lock");
-        let lock = File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
-        lock.lock_shared().map_err(StoreError::io("lock", &lock_path))?;
-        let (mut connection, mut version) = connect(path).map_err(fail)?;
-        if version < SCHEMA {
-            drop(connection);
-            lock.unlock().map_err(StoreError::io("unlock", &lock_path))?;
-            lock.lock().map_err(StoreError::io("lock", &lock_path))?;
+        let lock_error = |action| StoreError::io(action, &lock_path);
+        let lock = open_lock(&lock_path)?;
+        lock.lock_shared().map_err(lock_error("lock"))?;
+        let mut user = open_lock(&lock_path)?;
+        range_lock::share(&user, USERS).map_err(lock_error("lock"))?;
+        let mut found = find(path, was_used).map_err(fail)?;
+        if !matches!(found, Found::Whole(_, SCHEMA)) {
+            lock.unlock().map_err(lock_error("unlock"))?;
+            lock.lock().map_err(lock_error("lock"))?;
             // Somebody else may have made it while this process waited.
-            (connection, version) = connect(path).map_err(fail)?;
+            drop(found);
+            found = find(path, was_used).map_err(fail)?;
         }
+        let mut recovered = false;
+        if matches!(found, Found::Damaged) {
+            drop(found);
+            // Nobody else may go on with the old file: they would look after the new one's log.
+            user = open_lock(&lock_path)?;
+            set_aside(path, &user)?;
+            recovered = true;
+            found = find(path, false).map_err(fail)?;
+            range_lock::share(&user, USERS).map_err(lock_error("lock"))?;
+        }
+        let Found::Whole(mut connection, version) = found else {
+            return Err(StoreError::DamagedInUse { path: path.to_owned() });
+        };
         if version > SCHEMA {
             return Err(StoreError::Newer { found: version, known: SCHEMA });
         }
         if version < SCHEMA {
-            connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).map_err(fail)?;
-            let missing = MIGRATIONS[usize::try_from(version).unwrap_or(0)..].concat();
-            connection
-                .execute_batch(&format!("BEGIN IMMEDIATE; {missing} PRAGMA user_version={SCHEMA}; COMMIT;"))
-                .map_err(fail)?;
+            migrate(&mut connection, version).map_err(fail)?;
         }
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+        Ok((Self { path: path.to_owned(), connection: Mutex::new(connection), _user: user }, recovered))
+    }
+
+    /// Sets a damaged database aside, so that the next opening makes a new one.
+    pub(super) fn discard(path: &Path) -> Result<(), StoreError> {
+        let lock_path = path.with_extension("lock");
+        let lock = open_lock(&lock_path)?;
+        lock.lock().map_err(StoreError::io("lock", &lock_path))?;
+        set_aside(path, &open_lock(&lock_path)?)
     }
 
     /// Runs `work` with the connection.
@@ -137,6 +182,53 @@ impl Database {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
+    opened.map_err(StoreError::io("open", path))
+}
+
+fn find(path: &Path, was_used: bool) -> Result<Found, rusqlite::Error> {
+    match connect(path) {
+        // A file that was cut to nothing looks like a new one.
+        Ok((_, 0)) if was_used => Ok(Found::Damaged),
+        Ok((connection, version)) => Ok(Found::Whole(connection, version)),
+        Err(error) if is_damage(&error) => Ok(Found::Damaged),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether SQLite says that the file is no database, or a broken one.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+    )
+}
+
+/// Gives a damaged database another name. `user` takes it for itself.
+fn set_aside(path: &Path, user: &File) -> Result<(), StoreError> {
+    if !range_lock::try_exclude(user, USERS).map_err(StoreError::io("lock", path))? {
+        return Err(StoreError::DamagedInUse { path: path.to_owned() });
+    }
+    let ignore_missing = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    ignore_missing(fs::rename(path, path.with_extension("db.damaged")))
+        .map_err(StoreError::io("rename", path))?;
+    for log in ["db-wal", "db-shm", "db-journal"] {
+        let log = path.with_extension(log);
+        ignore_missing(fs::remove_file(&log)).map_err(StoreError::io("remove", &log))?;
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, version: i64) -> Result<(), rusqlite::Error> {
+    connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+    let missing = MIGRATIONS[usize::try_from(version).unwrap_or(0)..].concat();
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {missing} PRAGMA user_version={SCHEMA}; COMMIT;"))
 }
 
 /// Opens the file and reads the version of its schema.
@@ -168,5 +260,57 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_damaged_database_is_set_aside_and_images_keep_their_names() {
+        let cut = |size: u64| {
+            move |path: &std::path::Path| {
+                std::fs::File::options().write(true).open(path).unwrap().set_len(size).unwrap()
+            }
+        };
+        let scribble = |path: &std::path::Path| std::fs::write(path, "no database".repeat(1000)).unwrap();
+        let remove = |path: &std::path::Path| std::fs::remove_file(path).unwrap();
+        let harms: [&dyn Fn(&std::path::Path); 6] =
+            [&cut(0), &cut(100), &cut(4096), &cut(9000), &scribble, &remove];
+        for (number, harm) in harms.iter().enumerate() {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("s");
+            let store = Store::open(&root).unwrap();
+            assert!(!store.was_recovered());
+            let digest = store.put_blob(b"{}").unwrap();
+            let record = crate::store::records::ImageRecord {
+                name: "i".to_owned(),
+                media_type: "type".to_owned(),
+                digest,
+                size_bytes: 2,
+                created: 1,
+            };
+            store.database().name_image(&record).unwrap();
+            store.write_index().unwrap();
+            drop(store);
+            harm(&root.join("kiln.db"));
+            let store = Store::open(&root).unwrap();
+            assert!(store.was_recovered(), "{number}");
+            let images = store.database().images().unwrap();
+            assert_eq!(images.len(), 1, "{number}");
+            assert_eq!((images[0].name.as_str(), images[0].digest, images[0].size_bytes), ("i", digest, 2));
+            drop(store);
+            assert!(!Store::open(&root).unwrap().was_recovered());
+        }
+    }
+
+    #[test]
+    fn a_damaged_database_stays_while_somebody_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        drop(Store::open(&root).unwrap());
+        let user = super::open_lock(&root.join("kiln.lock")).unwrap();
+        crate::sys::range_lock::share(&user, super::USERS).unwrap();
+        std::fs::write(root.join("kiln.db"), "no database".repeat(1000)).unwrap();
+        let refused = Store::open(&root);
+        assert!(matches!(refused, Err(crate::store::StoreError::DamagedInUse { .. })), "{refused:?}");
+        drop(user);
+        assert!(Store::open(&root).unwrap().was_recovered());
     }
 }

@@ -5,6 +5,7 @@
 //! - the lock file is locked before its token is used in any name, and locks die with their process, however it dies;
 //! - a snapshot with a row is finished: it stays, whoever made it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,11 @@ impl Store {
         Ok(format!("{}-{number:x}", process.token))
     }
 
+    /// Tokens of the processes that are running, this one included.
+    pub(super) fn live_tokens(&self) -> Result<BTreeSet<String>, StoreError> {
+        live(&self.root)
+    }
+
     fn writer(&self) -> Result<&Process, StoreError> {
         if let Some(process) = self.process.get() {
             return Ok(process);
@@ -58,7 +64,7 @@ impl Store {
     }
 
     /// Removes what dead processes left unfinished.
-    fn sweep(&self) -> Result<(), StoreError> {
+    pub(super) fn sweep(&self) -> Result<(), StoreError> {
         let dir = self.root.join("tmp");
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
             let entry = entry.map_err(StoreError::io("list", &dir))?;
@@ -106,7 +112,28 @@ impl Store {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Tokens of the processes that write into a store.
+pub(super) fn live(root: &Path) -> Result<BTreeSet<String>, StoreError> {
+    let dir = root.join("tmp");
+    let mut live = BTreeSet::new();
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(live),
+        entries => entries.map_err(StoreError::io("list", &dir))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("list", &dir))?;
+        let name = entry.file_name();
+        let Some(token) = name.to_str().and_then(|name| name.strip_prefix(LOCK_PREFIX)) else { continue };
+        if let Ok(lock) = File::open(entry.path())
+            && matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+        {
+            live.insert(token.to_owned());
+        }
+    }
+    Ok(live)
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => super::remove_tree(path),
         Ok(_) => fs::remove_file(path),

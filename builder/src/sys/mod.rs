@@ -8,6 +8,7 @@ pub mod mount;
 pub mod netlink;
 pub mod nft;
 pub mod process;
+pub mod range_lock;
 pub mod rootdir;
 pub mod seccomp;
 pub mod signals;

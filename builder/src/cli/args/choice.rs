@@ -3,6 +3,7 @@
 //! Invariants: every message lists the words.
 
 use crate::image::platform::{Platform, PlatformError};
+use crate::layer::compress::Compression;
 
 /// When a base image is looked up in its registry again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,6 +112,9 @@ pub enum ChoiceError {
     /// `--source-date-epoch`.
     #[error("`{0}` is neither a number of seconds since 1970 nor `context`")]
     Epoch(String),
+    /// `--compression` of an archive.
+    #[error("`{0}` is none of zstd, gzip, none")]
+    ArchiveCompression(String),
     /// A truth value.
     #[error("`{0}` is neither true nor false")]
     Bool(String),
@@ -188,6 +192,16 @@ pub fn epoch(text: &str) -> Result<Epoch, ChoiceError> {
     }
 }
 
+/// Parses `--compression` of an archive.
+pub fn archive_compression(text: &str) -> Result<Compression, ChoiceError> {
+    match text {
+        "zstd" => Ok(Compression::DEFAULT_ZSTD),
+        "gzip" => Ok(Compression::DEFAULT_GZIP),
+        "none" | "uncompressed" => Ok(Compression::None),
+        _ => Err(ChoiceError::ArchiveCompression(text.to_owned())),
+    }
+}
+
 /// Parses a truth value.
 pub fn boolean(text: &str) -> Result<bool, ChoiceError> {
     crate::export::spec::attributes::boolean("", text).map_err(|_| ChoiceError::Bool(text.to_owned()))
@@ -214,9 +228,11 @@ mod tests {
         assert_eq!(epoch("context"), Ok(Epoch::Context));
         assert_eq!(platform("local"), Ok(Platform::host()));
         assert_eq!(boolean("0"), Ok(false));
+        assert_eq!(archive_compression("zstd"), Ok(Compression::DEFAULT_ZSTD));
         for bad in ["", " always", "yes", "\u{1b}[2J", "-1", "check,format=xml", "99999999999999999999999"] {
             assert!(pull(bad).is_err() && network(bad).is_err() && entitlement(bad).is_err(), "{bad}");
             assert!(call(bad).is_err() && user_namespace(bad).is_err() && epoch(bad).is_err(), "{bad}");
+            assert!(archive_compression(bad).is_err(), "{bad}");
             assert!(boolean(bad).is_err() && platform(bad).is_err(), "{bad}");
         }
     }

@@ -101,6 +101,9 @@ fn help_is_grouped() {
     Cache:
           --no-cache                 Run every step anew
           --no-cache-filter <STAGE>  Run the steps of these stages anew
+          --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 is
+                                     --no-cache
+          --explain                  Tell why each step ran
           --cache-from <CACHE>       Take results from a cache: an image, or type=registry|local|gha,...
           --cache-to <CACHE>         Write results to a cache: an image, or
                                      type=registry|local|inline|gha,...
@@ -118,6 +121,8 @@ fn help_is_grouped() {
           --ulimit <NAME=SOFT[:HARD]>  Resource limit of RUN, e.g. nofile=1024:4096
           --userns <MODE>              User namespace of RUN: auto or host
           --jobs <N>                   Steps that run at once [default: one per processor]
+          --keep-going                 After a failure, run what does not depend on it, and report all
+                                       failures
 
     Limits:
       -m, --memory <SIZE>          Memory of each command, e.g. 2g

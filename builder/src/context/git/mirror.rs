@@ -138,6 +138,8 @@ impl<'a> Repository<'a> {
                 Err(TryLockError::Error(source)) => return Err(io_error("lock", &lock_path)(source)),
             }
         }
+        // Tells when the mirror was last used. One that seems older than it is costs another fetch.
+        let _ = lock.set_modified(std::time::SystemTime::now());
         let path = cache.join(format!("{name}.{format}.git"));
         if !path.join("HEAD").exists() {
             let object_format = format!("--object-format={format}");

@@ -102,10 +102,10 @@ mod tests {
     fn the_first_difference_is_named() {
         let base = [("a", "1", 0o644), ("b", "2", 0o644), ("c", "3", 0o644)];
         let was = listing(&base);
-        let told =
-            |files: &[(&str, &str, u32)]| difference(&was, &listing(files)).map(|reason| reason.to_string());
+        type Files<'a> = &'a [(&'a str, &'a str, u32)];
+        let told = |files: Files<'_>| difference(&was, &listing(files)).map(|reason| reason.to_string());
         assert_eq!(told(&base), None);
-        let table: [(&[(&str, &str, u32)], &str); 5] = [
+        let table: [(Files<'_>, &str); 5] = [
             (&[("a", "1", 0o644), ("b", "9", 0o644), ("c", "3", 0o644)], "b changed (sha256 2→9)"),
             (&[("a", "1", 0o755), ("b", "2", 0o644), ("c", "3", 0o644)], "a changed its mode (0644→0755)"),
             (&[("a", "1", 0o644), ("c", "4", 0o644)], "b was removed, and 1 more file"),

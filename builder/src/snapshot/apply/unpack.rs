@@ -24,6 +24,18 @@ pub struct UnpackOptions {
     pub chown: Option<(u32, u32)>,
     /// Whether owners that are not mapped are an error.
     pub ownership: Ownership,
+    /// What an entry `./` means.
+    pub top: Top,
+}
+
+/// What an archive's entry for its own top directory means for the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Top {
+    /// Nothing: the destination keeps what it has.
+    #[default]
+    Keep,
+    /// The destination gets its owner, mode, attributes and time.
+    Set,
 }
 
 /// What became of an archive.
@@ -42,6 +54,7 @@ struct Unpacker<'a> {
     /// The destination, with symlinks resolved.
     dest: Vec<u8>,
     owner: Option<(u32, u32)>,
+    top: Top,
     maker: Maker,
     /// The directory that the last entry was put in: as stated, opened, and resolved.
     cached: Option<(Vec<u8>, OwnedFd, Vec<u8>)>,
@@ -62,6 +75,7 @@ pub fn unpack_archive(
         root,
         dest: Vec::new(),
         owner: options.chown,
+        top: options.top,
         maker: Maker::new(options.ownership),
         cached: None,
         times: BTreeMap::new(),
@@ -83,8 +97,8 @@ impl Unpacker<'_> {
     fn entry<R: Read>(&mut self, entry: &Entry, data: &mut Reader<R>) -> Result<(), ApplyError> {
         let components = normalise(&entry.path).ok_or_else(|| outside(&entry.path))?;
         let Some((name, parents)) = components.split_last() else {
-            // `./`: the destination keeps what it has.
             return match entry.kind {
+                Kind::Directory if self.top == Top::Set => self.set_top(entry),
                 Kind::Directory => Ok(()),
                 _ => Err(ApplyError::Root { path: display(&entry.path) }),
             };
@@ -101,6 +115,15 @@ impl Unpacker<'_> {
         let changed = self.put(entry, place, &join(&real, name), data)?;
         self.cached = if changed { None } else { Some((stated, dir, real)) };
         Ok(())
+    }
+
+    /// `./` for the destination itself.
+    fn set_top(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        let metadata = Metadata::of_entry(entry);
+        let dest = self.dest.clone();
+        let (dir, _) = self.directory(&dest)?;
+        self.times.insert(dest, metadata.mtime);
+        self.maker.set(Place { dir: dir.as_fd(), name: b".", path: b"/" }, &metadata)
     }
 
     /// Makes the node. True when what a path leads to may be another directory now.
@@ -199,7 +222,8 @@ impl Unpacker<'_> {
     fn set_times(&mut self) -> Result<(), ApplyError> {
         for (path, time) in std::mem::take(&mut self.times) {
             let entry = self.root.entry(&path, Last::Keep, None)?;
-            Place { dir: entry.dir.as_fd(), name: &entry.name, path: &path }.set_mtime(time)?;
+            let name: &[u8] = if entry.name.is_empty() { b"." } else { &entry.name };
+            Place { dir: entry.dir.as_fd(), name, path: &path }.set_mtime(time)?;
         }
         Ok(())
     }

@@ -1,0 +1,87 @@
+//! `kiln rmi`.
+
+use std::path::PathBuf;
+
+use super::args::RmiArgs;
+use super::failure::of_store;
+use super::session;
+use super::store::familiar;
+use crate::image::reference::Reference;
+use crate::store::records::ImageRecord;
+use crate::store::{ImageRemoval, InUse, Store};
+use crate::ui::failure::{Failure, Kind};
+use crate::ui::{print, size};
+
+/// Shortest beginning of an id that names an image.
+const MIN_ID_DIGITS: usize = 6;
+
+/// Takes names of images away, and what only they needed.
+pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> {
+    let Some(store) = session::present_store(root)? else {
+        return if args.force { Ok(0) } else { Err(missing(&args.images.join("`, `"))) };
+    };
+    for wanted in &args.images {
+        let names = find(&store, wanted)?;
+        if names.len() > 1 && !args.force {
+            let names: Vec<String> = names.iter().map(|name| familiar(name)).collect();
+            return Err(Failure::new(
+                Kind::User,
+                format!("`{wanted}` has several names: {}", names.join(", ")),
+            )
+            .with_hint("remove one of them, or all with --force"));
+        }
+        if names.is_empty() && !args.force {
+            return Err(missing(wanted));
+        }
+        for name in names {
+            remove(&store, &name, args.force)?;
+        }
+    }
+    Ok(0)
+}
+
+fn missing(wanted: &str) -> Failure {
+    Failure::new(Kind::User, format!("there is no image `{wanted}`"))
+        .with_hint("`kiln images` lists the images")
+}
+
+/// The names that a name or an id stands for.
+fn find(store: &Store, wanted: &str) -> Result<Vec<String>, Failure> {
+    let images = store.database().images().map_err(|e| of_store(&e))?;
+    let reference = wanted.parse::<Reference>();
+    if let Ok(reference) = &reference {
+        let name = reference.to_string();
+        if images.iter().any(|image| image.name == name) {
+            return Ok(vec![name]);
+        }
+    }
+    let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    if hex.len() >= MIN_ID_DIGITS && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let fits = |image: &&ImageRecord| image.digest.hex().starts_with(&hex.to_ascii_lowercase());
+        return Ok(images.iter().filter(fits).map(|image| image.name.clone()).collect());
+    }
+    reference.map(|_| Vec::new()).map_err(|e| Failure::from_error(Kind::Usage, &e))
+}
+
+fn remove(store: &Store, name: &str, force: bool) -> Result<(), Failure> {
+    let shown = familiar(name);
+    let in_use = if force { InUse::Force } else { InUse::Keep };
+    match store.remove_image(name, in_use).map_err(|e| of_store(&e))? {
+        ImageRemoval::Removed(removed) => {
+            print::talk(format!("removed the name {shown}: {} freed", size::human(removed.freed_bytes)));
+            Ok(())
+        }
+        ImageRemoval::InUse => {
+            Err(Failure::new(Kind::User, format!("a running build or `kiln run` uses the image `{shown}`"))
+                .with_hint("--force takes the name away; the data stays until nobody uses it"))
+        }
+        ImageRemoval::PartOf(holders) => {
+            let holders: Vec<String> = holders.iter().map(|holder| familiar(holder)).collect();
+            let message =
+                format!("`{shown}` is part of the image of several platforms `{}`", holders.join("`, `"));
+            Err(Failure::new(Kind::User, message)
+                .with_hint("--force takes the name away; the data stays with that image"))
+        }
+        ImageRemoval::Missing => Ok(()),
+    }
+}

@@ -1,0 +1,88 @@
+//! Layers of snapshots and the blobs that they are written as.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{BlobRecord, SnapshotId, digest};
+use crate::base::digest::DiffId;
+use crate::store::{Database, StoreError};
+
+impl Database {
+    /// The diff_id of a snapshot's layer written with this epoch.
+    pub fn layer(&self, snapshot: &SnapshotId, epoch: Option<i64>) -> Result<Option<DiffId>, StoreError> {
+        let text: Option<String> = self.with(|c| {
+            c.prepare_cached("SELECT diff_id FROM layers WHERE snapshot = ?1 AND epoch IN (?2, 'any')")?
+                .query_row(params![snapshot.0, epoch_text(epoch)], |row| row.get(0))
+                .optional()
+        })?;
+        text.map(|t| digest(&t).map(DiffId)).transpose()
+    }
+
+    /// Records the diff_id of a snapshot's layer.
+    pub fn add_layer(
+        &self,
+        snapshot: &SnapshotId,
+        epoch: Option<i64>,
+        diff_id: &DiffId,
+    ) -> Result<(), StoreError> {
+        self.with(|c| {
+            c.prepare_cached("INSERT OR REPLACE INTO layers VALUES (?1, ?2, ?3)")?
+                .execute(params![snapshot.0, epoch_text(epoch), diff_id.to_string()])
+                .map(drop)
+        })
+    }
+
+    /// Records the diff_id of a layer that came with an image: no epoch ever changes it.
+    pub fn add_image_layer(&self, snapshot: &SnapshotId, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.with(|c| {
+            c.prepare_cached("INSERT OR REPLACE INTO layers VALUES (?1, 'any', ?2)")?
+                .execute(params![snapshot.0, diff_id.to_string()])
+                .map(drop)
+        })
+    }
+
+    /// The diff_id of a snapshot that was unpacked from an image's layer.
+    pub fn image_layer(&self, snapshot: &SnapshotId) -> Result<Option<DiffId>, StoreError> {
+        let text: Option<String> = self.with(|c| {
+            c.prepare_cached("SELECT diff_id FROM layers WHERE snapshot = ?1 AND epoch = 'any'")?
+                .query_row([&snapshot.0], |row| row.get(0))
+                .optional()
+        })?;
+        text.map(|t| digest(&t).map(DiffId)).transpose()
+    }
+
+    /// The blob of a layer made by this compressor, or `original` as it came.
+    pub fn blob(&self, diff_id: &DiffId, compressor: &str) -> Result<Option<BlobRecord>, StoreError> {
+        let row: Option<(String, String, i64)> = self.with(|c| {
+            c.prepare_cached(
+                "SELECT media_type, digest, size_bytes FROM blobs WHERE diff_id = ?1 AND compressor = ?2",
+            )?
+            .query_row(params![diff_id.to_string(), compressor], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .optional()
+        })?;
+        row.map(|(media_type, text, size)| {
+            Ok(BlobRecord { media_type, digest: digest(&text)?, size_bytes: size as u64 })
+        })
+        .transpose()
+    }
+
+    /// Records the blob of a layer.
+    pub fn add_blob(&self, diff_id: &DiffId, compressor: &str, blob: &BlobRecord) -> Result<(), StoreError> {
+        self.with(|c| {
+            c.prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![
+                    diff_id.to_string(),
+                    compressor,
+                    blob.media_type,
+                    blob.digest.to_string(),
+                    blob.size_bytes as i64
+                ])
+                .map(drop)
+        })
+    }
+}
+
+fn epoch_text(epoch: Option<i64>) -> String {
+    epoch.map_or_else(|| "none".to_owned(), |seconds| seconds.to_string())
+}
