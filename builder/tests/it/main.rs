@@ -26,6 +26,7 @@ mod from;
 mod heredoc;
 mod leftovers;
 mod limits;
+mod many_runs;
 mod mounts;
 mod oci_schema;
 mod outputs;
