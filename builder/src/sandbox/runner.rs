@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, Mode, fchmod, fstat, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::cgroup::Hits;
@@ -388,6 +388,10 @@ fn stdio(streams: &Streams<'_>) -> io::Result<(Pipes, [OwnedFd; 3])> {
         Streams::Captured(_) => {
             let (out, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
             let (err, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
+            for pipe in [&out_write, &err_write] {
+                // They belong to kiln's user, whom the command is not; it opens them again as /dev/stdout.
+                fchmod(pipe, Mode::from_raw_mode(0o666))?;
+            }
             let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
             let pipes = vec![(Stream::Stdout, out.into()), (Stream::Stderr, err.into())];
             Ok((pipes, [null, out_write, err_write]))

@@ -152,13 +152,16 @@ impl<'a> Place<'a> {
 
     /// Opens a regular file for reading.
     pub(super) fn open_file(&self) -> Result<File, FsError> {
-        // O_NONBLOCK: should the file have become a fifo meanwhile, this must not wait.
-        let fd = self.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
-        let stat = fs::fstat(&fd).map_err(|e| self.fail("stat", e))?;
+        // In a cache mount that a command uses meanwhile a device may have taken the file's place, which must not be
+        // opened: it is looked at first, and then that very node is opened.
+        let found = self.open(OFlags::PATH)?;
+        let stat = fs::fstat(&found).map_err(|e| self.fail("stat", e))?;
         if !file_type(&stat).is_file() {
             return Err(self.fail("read", io::Error::other("it is no regular file any more")));
         }
-        Ok(File::from(fd))
+        fs::open(proc_path(found.as_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map(File::from)
+            .map_err(|e| self.fail("open", e))
     }
 
     pub(super) fn read_link(&self) -> Result<Vec<u8>, FsError> {

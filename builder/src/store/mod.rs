@@ -63,6 +63,7 @@ pub use throwaway::Throwaway;
 pub use usage::{ImageUsage, Item, Kind, Usage};
 
 use crate::base::digest::{DiffId, Digest};
+pub use crate::sys::remove::remove_tree;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -271,24 +272,6 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("move", path)(error)),
         }
-    }
-}
-
-/// Removes a directory and all below it. Overlay leaves `work/work` with mode 000, which only matters without
-/// CAP_DAC_OVERRIDE; directories that a step left unreadable likewise.
-pub fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            for entry in walkdir::WalkDir::new(path).follow_links(false) {
-                let Ok(entry) = entry else { continue };
-                if entry.file_type().is_dir() {
-                    let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
-                }
-            }
-            fs::remove_dir_all(path)
-        }
-        result => result,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod netlink;
 pub mod nft;
 pub mod process;
 pub mod range_lock;
+pub mod remove;
 pub mod rootdir;
 pub mod seccomp;
 pub mod signals;

@@ -42,10 +42,24 @@ impl Blobs {
 }
 
 /// What goes into an image's one layer: path, mode, content or `-> target`.
+#[derive(Clone, Copy)]
 pub enum Member<'a> {
     File(&'a str, u32, &'a [u8]),
     Directory(&'a str, u32),
     Symlink(&'a str, &'a str),
+    /// A character device that everybody may use: major and minor.
+    Device(&'a str, u32, u32),
+}
+
+impl<'a> Member<'a> {
+    fn path(&self) -> &'a str {
+        match self {
+            Self::File(path, ..)
+            | Self::Directory(path, _)
+            | Self::Symlink(path, _)
+            | Self::Device(path, ..) => path,
+        }
+    }
 }
 
 /// The tar of some members, owned by root, all of one time.
@@ -72,6 +86,13 @@ pub fn tar(members: &[Member<'_>]) -> Vec<u8> {
                 header.set_mode(0o777);
                 header.set_entry_type(tar::EntryType::Symlink);
                 builder.append_link(&mut header, path, target).expect("tar symlink");
+            }
+            Member::Device(path, major, minor) => {
+                header.set_mode(0o666);
+                header.set_entry_type(tar::EntryType::Char);
+                header.set_device_major(*major).expect("major");
+                header.set_device_minor(*minor).expect("minor");
+                builder.append_data(&mut header, path, std::io::empty()).expect("tar device");
             }
         }
     }
@@ -139,6 +160,11 @@ pub fn write_image(image: &Blobs, directory: &Path) {
 
 /// The image with a shell, or why there is none.
 pub fn busybox() -> Result<Blobs, String> {
+    busybox_with(&[])
+}
+
+/// [`busybox`] with further members, which win over the usual ones.
+pub fn busybox_with<'a>(more: &[Member<'a>]) -> Result<Blobs, String> {
     let path = ["/bin/busybox", "/usr/bin/busybox", "/bin/busybox.static"]
         .into_iter()
         .find(|path| Path::new(path).is_file())
@@ -166,6 +192,10 @@ pub fn busybox() -> Result<Blobs, String> {
         Member::Directory("tmp", 0o1777),
     ];
     members.extend(links.iter().map(|link| Member::Symlink(link, "busybox")));
+    // A directory does not become a link, so what is below a replaced one goes as well.
+    let is_replaced = |path: &str| more.iter().any(|member| Path::new(path).starts_with(member.path()));
+    members.retain(|member| !is_replaced(member.path()));
+    members.extend_from_slice(more);
     Ok(image(
         &tar(&members),
         json!({ "Env": ["PATH=/bin", "FROM_BASE=yes"], "Cmd": ["sh"], "Labels": { "base": "busybox" } }),

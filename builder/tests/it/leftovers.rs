@@ -135,3 +135,17 @@ fn a_killed_kiln_run() {
     assert!(gone, "still running: {:?}", alive(&family));
     child.wait().expect("wait");
 }
+
+#[test]
+fn a_fork_bomb_ends_with_a_stopped_build() {
+    let Some(project) = Project::with_base() else { return };
+    // Bounded, so that a kiln that cannot end it does not take the machine along.
+    let bomb = "ulimit -p 300; b() { sleep SLEEP & b & b; }; (b 2>/dev/null &); sleep SLEEP";
+    let mut running = start(&project, bomb);
+    let grown = wait_until(Duration::from_secs(20), || with_argument(&running.sleep).len() > 20);
+    assert!(grown, "it did not multiply");
+    running.family = family(running.child.id());
+    running.signal(Signal::INT);
+    running.ends(&project).fails(130, &["stopped"]);
+    next_build_works(&project);
+}
