@@ -290,7 +290,6 @@ mod tests {
         }
         messages.push_str(&format!("from\n    {}\n", parse_from("type=local,dest=x").unwrap_err()));
         insta::assert_snapshot!(messages, @r"
-
             the value is empty
         ref=x
             `ref=x` has no type; write type=registry,ref=IMAGE or type=local
@@ -315,7 +314,7 @@ mod tests {
         type=local,dest=a,oci-mediatypes=false
             `oci-mediatypes=false` is not possible: steps are kept as OCI image manifests
         type=local,dest=a,compression=lzma
-            unknown compression `lzma`; use gzip, zstd or uncompressed
+            unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
         type=local,dest=a,mounts=
             `mounts` names no cache mount; write mounts=all or mounts=ID
         type=inline

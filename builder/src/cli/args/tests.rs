@@ -116,7 +116,10 @@ fn help_is_grouped() {
 
     Steps:
           --secret <SECRET>            Offer a secret to steps: id=NAME,src=FILE or id=NAME,env=VARIABLE
-          --ssh <AGENT>                Offer an SSH agent to steps: default, id=SOCKET or id=KEY
+          --ssh <AGENT>                Offer an SSH agent to steps: default, id=SOCKET or id=KEY[,KEY]
+          --mount <MOUNT>              Give every RUN a mount, written as behind RUN --mount
+          --ca-bundle <FILE>           Authorities in PEM form that RUN trusts and no image keeps;
+                                       `host` takes this machine's
           --network <MODE>             Network of RUN: default, none or host
           --allow <WHAT>               Allow network.host or security.insecure
           --add-host <NAME:IP>         Add a line to /etc/hosts of RUN; host-gateway is this machine

@@ -72,7 +72,6 @@ fn messages_show_the_way() {
         messages.push_str(&format!("{bad}\n    {}\n", OutputSpec::parse(bad).unwrap_err()));
     }
     insta::assert_snapshot!(messages, @r#"
-
         the value is empty
     dest=x
         `dest=x` has no type; write type=oci, docker, local, tar, image, registry or cacheonly
