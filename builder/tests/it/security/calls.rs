@@ -113,7 +113,7 @@ const UPROBE: i64 = 336;
 pub fn call(number: i64, a: [usize; 5]) -> io::Result<()> {
     // SAFETY: every pointer among the arguments is invalid, null, or to something that lives across the call; the calls
     // are meant to fail, and one that does not harms a throwaway sandbox only.
-    let result = unsafe { libc::syscall(number as libc::c_long, a[0], a[1], a[2], a[3], a[4], 0) };
+    let result = unsafe { libc::syscall(number as libc::c_long, a[0], a[1], a[2], a[3], a[4], 0usize) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -301,10 +301,14 @@ pub fn forbidden() -> Vec<(&'static str, io::Result<()>)> {
 
 /// What a command tries on a process of the host, whose id it was told.
 pub fn on_process(pid: usize) -> Vec<(&'static str, io::Result<()>)> {
+    let mut bytes = [0u8; 8];
+    // A struct iovec: with none the call succeeds before it looks for the process.
+    let vector = [(&raw mut bytes) as usize, bytes.len()];
+    let place = (&raw const vector) as usize;
     let list: [(&'static str, libc::c_long, [usize; 5]); 8] = [
         ("ptrace", libc::SYS_ptrace, [libc::PTRACE_ATTACH as usize, pid, 0, 0, 0]),
         ("kill", libc::SYS_kill, [pid, 0, 0, 0, 0]),
-        ("process_vm_readv", libc::SYS_process_vm_readv, [pid, 0, 0, 0, 0]),
+        ("process_vm_readv", libc::SYS_process_vm_readv, [pid, place, 1, place, 1]),
         ("pidfd_open", libc::SYS_pidfd_open, [pid, 0, 0, 0, 0]),
         ("prlimit64", libc::SYS_prlimit64, [pid, libc::RLIMIT_CORE as usize, 0, 0, 0]),
         ("setpriority", libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, pid, 19, 0, 0]),
