@@ -200,7 +200,7 @@ mod tests {
         }
         symlink(&outside, tree.join("closed/inner/link")).unwrap();
         symlink(&outside, tree.join("top")).unwrap();
-        host::set_permissions(tree.join("closed/inner"), host::Permissions::from_mode(0)).unwrap();
+        host::set_permissions(tree.join("closed/inner"), host::Permissions::from_mode(0o000)).unwrap();
         host::set_permissions(tree.join("closed"), host::Permissions::from_mode(0o500)).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());

@@ -182,6 +182,7 @@ pub fn unlike_docker() -> Vec<String> {
 
 /// The ways into the kernel with other numbers: i386 and x32.
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::type_complexity)]
 fn other_entries(check: &mut dyn FnMut(&str, io::Result<()>, &dyn Fn(i32) -> bool)) {
     const X32: i64 = 0x4000_0000;
     for (name, number) in
