@@ -1,9 +1,9 @@
 //! Caches outside of this machine's store: a registry, or a directory that something else carries about.
 //!
 //! A cache holds one small OCI artifact for each step and key, and one for each cache mount that travels ([`mount`]). A
-//! step's tag is the key ([`Tag`]), its config is the step's record ([`record::Record`]), its layers are those that the build added to the base image. So a look-up is one
-//! request, writers never write the same thing (there is no index of everything that one of them could lose), and
-//! whatever a registry has kept of a step it has kept whole.
+//! step's tag is the key ([`Tag`]), its config is the step's record ([`record::Record`]), its layers are those that the
+//! build added to the base image. So a look-up is one request, writers never write the same thing (there is no index of
+//! everything that one of them could lose), and whatever a registry has kept of a step it has kept whole.
 //!
 //! Invariants:
 //! - what [`find`] gives was read strictly and belongs to the key that was asked for;

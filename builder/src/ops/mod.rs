@@ -1,5 +1,6 @@
 //! Executors: what each kind of vertex does.
 
+mod caches;
 mod commit;
 pub mod copy;
 mod error;

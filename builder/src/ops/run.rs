@@ -4,14 +4,12 @@
 //! - secrets are read here and nowhere else; they go to the sandbox, and to what masks them in records;
 //! - the snapshot is committed only after the command ended with status 0.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,9 +19,7 @@ use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, Stream};
 use crate::base::limits::MAX_SECRET_BYTES;
 use crate::image::platform::Platform;
-use crate::plan::graph::{
-    CacheSharing, Guards, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex,
-};
+use crate::plan::graph::{Guards, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex};
 use crate::sandbox::agent::{self, Agent};
 use crate::sandbox::emulate::{self, Handler, Support};
 use crate::sandbox::net::hosts::hosts_file;
@@ -33,12 +29,11 @@ use crate::sandbox::spec::{
     SandboxDevice, SandboxHelper, SandboxMount, SandboxNetwork, SandboxSeccomp, SandboxSource, SandboxSpec,
 };
 use crate::snapshot::overlay::Begun;
-use crate::snapshot::tree;
-use crate::store::Thing;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
 
+use super::caches::{self, Claimed};
 use super::commit::commit;
 use super::local::{LocalExecutor, SecretSource};
 use super::trust::{self, Trusted};
@@ -85,7 +80,7 @@ fn attempt(
 ) -> Result<StepResult, OpError> {
     let begun = executor.snapshots.begin(&base.state.layers)?;
     let mut prepared = Prepared::for_platform(executor, &vertex.platform)?;
-    claim_caches(executor, vertex, spec, inputs, &mut prepared)?;
+    prepared.caches = caches::claim(executor, vertex, spec, inputs)?;
     for mount in parents_first(&spec.mounts) {
         prepare_mount(executor, mount, spec, inputs, &mut prepared)?;
     }
@@ -110,7 +105,7 @@ fn attempt(
         trust::restore(&upper, &executor.snapshots.view(&base.state.layers)?, trusted, bundle)?;
     }
     remove_mount_points(&upper, &ended.made_mount_points);
-    drop((prepared.scratch, prepared.locks, upper));
+    drop((prepared.scratch, prepared.caches, upper));
     commit(executor, base, begun, false)
 }
 
@@ -162,14 +157,12 @@ struct Prepared {
     env: Vec<String>,
     /// Variables that hold secrets.
     secret_env: Vec<String>,
-    /// Directories of cache mounts, relative to the store, by id.
-    caches: BTreeMap<String, String>,
+    caches: Claimed,
     agents: Vec<Agent>,
     /// Where the files of `--ca-bundle` are.
     trusted: Option<Trusted>,
     /// Upper directories whose content is thrown away.
     scratch: Vec<Begun>,
-    locks: Vec<File>,
     /// Emulator to register.
     handler: Option<Handler>,
 }
@@ -267,7 +260,7 @@ fn prepare_mount(
             prepared.add(mount, source, is_directory);
         }
         MountSource::Cache { id, .. } => {
-            let path = prepared.caches.get(id).cloned().ok_or(OpError::Cancelled)?;
+            let path = prepared.caches.directories.get(id).cloned().ok_or(OpError::Cancelled)?;
             prepared.add(mount, SandboxSource::Directory { path }, true);
         }
         MountSource::Tmpfs { size_bytes } => {
@@ -342,149 +335,6 @@ pub(super) fn secrets_in_key(
         };
     }
     Ok(any.then(|| hasher.finish()))
-}
-
-/// The directories of all cache mounts of a RUN, locked as their sharing says. One id is one directory, also when it
-/// is mounted at several places.
-///
-/// Locks that are waited for are taken first and in one order everywhere, so that two steps never wait for each
-/// other.
-fn claim_caches(
-    executor: &LocalExecutor<'_>,
-    vertex: &Vertex,
-    spec: &RunSpec,
-    inputs: &[&StepResult],
-    prepared: &mut Prepared,
-) -> Result<(), OpError> {
-    let mut exclusive = BTreeSet::new();
-    let mut private = Vec::new();
-    for mount in &spec.mounts {
-        let MountSource::Cache { id, sharing, .. } = &mount.source else { continue };
-        if *sharing == CacheSharing::Private {
-            private.push((id, mount));
-            continue;
-        }
-        let path = match prepared.caches.get(id) {
-            Some(path) => path.clone(),
-            None => claim_cache(executor, vertex, mount, id, inputs)?,
-        };
-        if *sharing == CacheSharing::Locked {
-            exclusive.insert(path.clone());
-        }
-        prepared.caches.insert(id.clone(), path);
-    }
-    for path in exclusive {
-        prepared.locks.push(lock(executor, &path, true)?.ok_or(OpError::Cancelled)?);
-    }
-    for (id, mount) in private {
-        if !prepared.caches.contains_key(id) {
-            let path = private_cache(executor, vertex, mount, id, inputs, &mut prepared.locks)?;
-            prepared.caches.insert(id.clone(), path);
-        }
-    }
-    Ok(())
-}
-
-/// A private cache is one directory for each user at a time: the first that nobody holds.
-fn private_cache(
-    executor: &LocalExecutor<'_>,
-    vertex: &Vertex,
-    mount: &MountSpec,
-    id: &str,
-    inputs: &[&StepResult],
-    locks: &mut Vec<File>,
-) -> Result<String, OpError> {
-    for number in 0.. {
-        let id = if number == 0 { id.to_owned() } else { format!("{id}#{number}") };
-        let path = claim_cache(executor, vertex, mount, &id, inputs)?;
-        if let Some(held) = lock(executor, &path, false)? {
-            locks.push(held);
-            return Ok(path);
-        }
-    }
-    Err(OpError::Cancelled)
-}
-
-fn lock(executor: &LocalExecutor<'_>, path: &str, wait: bool) -> Result<Option<File>, OpError> {
-    let file = executor.store.path(&format!("{path}.lock"));
-    let action = || format!("lock the cache mount `{}`", file.display());
-    let handle = File::create(&file).map_err(OpError::io(action()))?;
-    loop {
-        match handle.try_lock() {
-            Ok(()) => return Ok(Some(handle)),
-            Err(fs::TryLockError::WouldBlock) if !wait => return Ok(None),
-            Err(fs::TryLockError::WouldBlock) if executor.cancel.is_cancelled() => {
-                return Err(OpError::Cancelled);
-            }
-            // Waiting in the kernel could not be interrupted by a cancelled build.
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(10)),
-            Err(fs::TryLockError::Error(error)) => return Err(OpError::io(action())(error)),
-        }
-    }
-}
-
-fn claim_cache(
-    executor: &LocalExecutor<'_>,
-    vertex: &Vertex,
-    mount: &MountSpec,
-    id: &str,
-    inputs: &[&StepResult],
-) -> Result<String, OpError> {
-    let MountSource::Cache { mode, uid, gid, seed, .. } = &mount.source else {
-        return Err(OpError::Unsupported("not a cache mount".to_owned()));
-    };
-    let database = executor.store.database();
-    // `--no-cache` begins with empty caches (semantics fact 120).
-    if !vertex.ignore_cache
-        && let Some(directory) = executor.store.use_cache_mount(id)?
-    {
-        return Ok(directory);
-    }
-    if !vertex.ignore_cache
-        && let Some(imports) = executor.imports
-    {
-        imports.bring_mount(id)?;
-        if let Some(directory) = executor.store.use_cache_mount(id)? {
-            return Ok(directory);
-        }
-    }
-    let fresh = executor.store.path("mounts");
-    let fresh = tempfile::Builder::new()
-        .prefix(&executor.store.fresh_name()?)
-        .tempdir_in(&fresh)
-        .map_err(OpError::io("make a cache mount"))?;
-    let path = fresh.path().to_owned();
-    let set_up = || -> io::Result<()> {
-        std::os::unix::fs::chown(&path, Some(*uid), Some(*gid))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(*mode))
-    };
-    if let Some((input, source)) = seed {
-        let missing = || OpError::MountSource { path: source.clone() };
-        let state = &inputs.get(*input).ok_or_else(missing)?.state;
-        let view = executor.snapshots.view(&state.layers)?;
-        let part = view.subdir(source.as_bytes()).map_err(|_| missing())?;
-        let options = tree::CopyOptions { owners: tree::Owners::Keep, epoch: None };
-        tree::copy_tree(&part, &path, &options)
-            .map_err(|error| OpError::io("fill the cache mount")(io::Error::other(error)))?;
-    } else {
-        set_up().map_err(OpError::io("set up the cache mount"))?;
-    }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let relative = format!("mounts/{name}");
-    executor.store.lease(Thing::Mount(&relative))?;
-    let earlier = database.cache_mount(id)?.map(|mount| mount.directory);
-    let lost = earlier.as_ref().is_some_and(|directory| !executor.store.path(directory).is_dir());
-    let claimed = database.claim_cache_mount(id, &relative, vertex.ignore_cache || lost)?;
-    if claimed == relative {
-        // Kept: the store's collection decides about it from now on.
-        let _ = fresh.keep();
-        if let Some(earlier) = earlier {
-            executor.store.discard_mount_directory(&earlier)?;
-        }
-        return Ok(claimed);
-    }
-    // Another process was first.
-    executor.store.use_cache_mount(id)?.ok_or_else(|| OpError::CacheMount { id: id.to_owned() })
 }
 
 fn sandbox_spec(
@@ -671,6 +521,8 @@ fn remove_mount_points(upper: &RootDir, made: &[String]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
