@@ -2,8 +2,10 @@
 //! the command line is one of them.
 
 pub mod compare;
+pub mod contents;
 pub mod debug;
 mod heal;
+pub mod layers;
 mod lint;
 mod output;
 mod resolve;

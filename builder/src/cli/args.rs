@@ -21,6 +21,7 @@ pub mod choice;
 pub mod compare;
 pub mod debug;
 pub mod limits;
+pub mod look;
 pub mod mounts;
 pub mod pair;
 pub mod privileges;
@@ -35,6 +36,7 @@ pub mod ulimit;
 pub use build::BuildArgs;
 pub use check::CheckArgs;
 pub use compare::{DiffArgs, VerifyArgs};
+pub use look::{CatArgs, CpArgs, LayersArgs, LsArgs};
 pub use mounts::CacheArgs;
 pub use run::RunArgs;
 pub use store::{DuArgs, FsckArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
@@ -96,6 +98,14 @@ pub enum Command {
     Diff(DiffArgs),
     /// Build an image again and show what differs
     Verify(VerifyArgs),
+    /// Show what each layer of an image costs
+    Layers(LayersArgs),
+    /// List files of an image
+    Ls(LsArgs),
+    /// Print files of an image
+    Cat(CatArgs),
+    /// Copy files out of an image
+    Cp(CpArgs),
     /// Show what takes how much space
     #[command(visible_alias = "df")]
     Du(DuArgs),

@@ -10,6 +10,8 @@ mod debug;
 mod du;
 mod failure;
 mod fsck;
+mod layers;
+mod look;
 mod privileges;
 mod prune;
 mod record;
@@ -47,6 +49,10 @@ pub fn main() -> ExitCode {
         Command::Images(images) => store::images(root, &images),
         Command::Diff(diff) => compare::diff(root, &diff),
         Command::Verify(verify) => compare::verify(root, &verify),
+        Command::Layers(layers) => layers::layers(root, &layers),
+        Command::Ls(ls) => look::ls(root, &ls),
+        Command::Cat(cat) => look::cat(root, &cat),
+        Command::Cp(cp) => look::cp(root, &cp),
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),

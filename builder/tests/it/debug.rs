@@ -162,7 +162,8 @@ fn a_shell_at_a_terminal_has_one_of_its_own_and_gives_the_users_back() {
     session.send("stty size\r");
     session.wait_for("22 55\r\n");
     // The terminal is the controlling one: an interrupt ends the command in front, and the shell goes on.
-    session.send("echo sleeping; sleep 1000\r");
+    // The command itself says that it is in front; before that an interrupt is the shell's alone.
+    session.send("/bin/sh -c 'echo sleeping; exec sleep 1000'\r");
     session.wait_for("\nsleeping\r\n");
     session.send("\u{3}");
     session.wait_for("$ ");

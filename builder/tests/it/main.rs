@@ -33,6 +33,7 @@ mod from;
 mod heredoc;
 mod leftovers;
 mod limits;
+mod look;
 mod many_runs;
 mod mounts;
 mod network;
