@@ -20,6 +20,7 @@ mod rmi;
 mod run;
 mod session;
 mod store;
+mod summary;
 mod surroundings;
 
 use std::ffi::OsString;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::build::until::Until;
 use crate::export::spec::OutputSpec;
 use crate::export::spec::annotation::{self, Annotation, AnnotationError};
 use crate::image::platform::Platform;
@@ -185,6 +186,9 @@ pub struct BuildArgs {
     /// After a failure, run what does not depend on it, and report all failures
     #[arg(long, help_heading = STEPS)]
     pub keep_going: bool,
+    /// End after the step on a line, or after the last one of a stage; nothing is written but the cache
+    #[arg(long, value_name = "LINE|STAGE", help_heading = STEPS)]
+    pub until: Option<Until>,
     /// After a failure, enter the failed step with a shell: shell or stop [default: stop]
     #[arg(long, value_name = "WHAT", default_value = "stop", hide_default_value = true,
           value_parser = choice::on_failure, help_heading = STEPS)]

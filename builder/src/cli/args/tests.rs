@@ -132,6 +132,8 @@ fn help_is_grouped() {
           --jobs <N>                   Steps that run at once [default: one per processor]
           --keep-going                 After a failure, run what does not depend on it, and report all
                                        failures
+          --until <LINE|STAGE>         End after the step on a line, or after the last one of a stage;
+                                       nothing is written but the cache
           --on-failure <WHAT>          After a failure, enter the failed step with a shell: shell or
                                        stop [default: stop]
 
