@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and the way from typed errors to messages and exit codes.
 
+mod access;
 pub mod args;
 mod build;
 mod cache;
@@ -9,6 +10,8 @@ mod context;
 mod du;
 mod failure;
 mod fsck;
+mod inspect;
+mod login;
 mod privileges;
 mod prune;
 mod record;
@@ -18,6 +21,7 @@ mod run;
 mod session;
 mod store;
 mod surroundings;
+mod transfer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -46,6 +50,13 @@ pub fn main() -> ExitCode {
         Command::Images(images) => store::images(root, &images),
         Command::Diff(diff) => compare::diff(root, &diff),
         Command::Verify(verify) => compare::verify(root, &verify),
+        Command::Pull(pull) => transfer::pull(root, &pull),
+        Command::Push(push) => transfer::push(root, &push),
+        Command::Copy(copy) => transfer::copy(root, &copy),
+        Command::Tag(tag) => transfer::tag(root, &tag),
+        Command::Inspect(inspect) => inspect::inspect(root, &inspect),
+        Command::Login(login) => login::login(&login),
+        Command::Logout(logout) => login::logout(&logout),
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),
