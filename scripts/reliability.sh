@@ -8,6 +8,6 @@ cd "$(dirname "$0")/.."
 need_packages cc:gcc busybox:busybox-static newuidmap:uidmap git:git
 need_rust
 cargo build --release --locked -p kiln
-: "${KILN_TEST_BIN:=$PWD/target/release/kiln}" "${KILN_TEST_KILLS:=300}" "${KILN_TEST_BUILDS:=200}"
+: "${KILN_TEST_BIN:=$(realpath "${CARGO_TARGET_DIR:-target}")/release/kiln}" "${KILN_TEST_KILLS:=300}" "${KILN_TEST_BUILDS:=200}"
 export KILN_TEST_BIN KILN_TEST_KILLS KILN_TEST_BUILDS
 exec cargo test --release --locked -p kiln --test it -- --nocapture --test-threads=1 reliability:: disk:: damage:: "$@"

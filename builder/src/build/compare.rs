@@ -22,6 +22,7 @@ use crate::image::manifest::Manifest;
 use crate::layer::tree::{self, Node, Tree, TreeError};
 use crate::store::StoreError;
 
+pub(in crate::build) use bytes::visit;
 pub use open::{Image, OpenError};
 
 /// Why two images cannot be compared.
@@ -353,11 +354,8 @@ fn both(
 
 fn apply(image: &Image<'_>, number: usize, tree: &mut Tree) -> Result<(), CompareError> {
     let layer = image.layer(number)?;
-    tree.apply(number, layer).map_err(|source| CompareError::Layer {
-        image: image.name.clone(),
-        number,
-        source,
-    })
+    let applied = tree.apply(number, layer);
+    applied.map(drop).map_err(|source| CompareError::Layer { image: image.name.clone(), number, source })
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! the command line is one of them.
 
 pub mod compare;
+pub mod contents;
 mod heal;
+pub mod layers;
 mod lint;
 mod output;
 mod resolve;

@@ -22,6 +22,7 @@ pub mod choice;
 pub mod compare;
 pub mod limits;
 pub mod login;
+pub mod look;
 pub mod mounts;
 pub mod pair;
 pub mod privileges;
@@ -38,6 +39,7 @@ pub use build::BuildArgs;
 pub use check::CheckArgs;
 pub use compare::{DiffArgs, VerifyArgs};
 pub use login::{LoginArgs, LogoutArgs};
+pub use look::{CatArgs, CpArgs, LayersArgs, LsArgs};
 pub use mounts::CacheArgs;
 pub use run::RunArgs;
 pub use store::{DuArgs, FsckArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
@@ -99,7 +101,6 @@ pub enum Command {
     /// Send an image to a registry
     Push(Box<PushArgs>),
     /// Copy an image between the store, registries, layouts and archives
-    #[command(visible_alias = "cp")]
     Copy(Box<CopyArgs>),
     /// Give an image another name
     Tag(TagArgs),
@@ -115,6 +116,14 @@ pub enum Command {
     Diff(DiffArgs),
     /// Build an image again and show what differs
     Verify(VerifyArgs),
+    /// Show what each layer of an image costs
+    Layers(LayersArgs),
+    /// List files of an image
+    Ls(LsArgs),
+    /// Print files of an image
+    Cat(CatArgs),
+    /// Copy files out of an image
+    Cp(CpArgs),
     /// Show what takes how much space
     #[command(visible_alias = "df")]
     Du(DuArgs),

@@ -145,12 +145,12 @@ fn verdict(found: &Comparison, name: &str) -> String {
 }
 
 /// The store, if there is one: looking must not make it.
-fn existing_store(root: Option<PathBuf>) -> Result<Option<Store>, Failure> {
+pub(super) fn existing_store(root: Option<PathBuf>) -> Result<Option<Store>, Failure> {
     let root = session::store_root(root)?;
     if root.join("kiln.db").exists() { session::open_store(&root).map(Some) } else { Ok(None) }
 }
 
-fn not_opened(error: &OpenError) -> Failure {
+pub(super) fn not_opened(error: &OpenError) -> Failure {
     let failure = Failure::from_error(Kind::User, error);
     match error {
         OpenError::NotFound { .. } => failure.with_hint(
@@ -161,7 +161,7 @@ fn not_opened(error: &OpenError) -> Failure {
     }
 }
 
-fn failed(error: &CompareError) -> Failure {
+pub(super) fn failed(error: &CompareError) -> Failure {
     match error {
         CompareError::Open(error) => not_opened(error),
         other => Failure::from_error(Kind::User, other),

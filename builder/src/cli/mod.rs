@@ -11,7 +11,9 @@ mod du;
 mod failure;
 mod fsck;
 mod inspect;
+mod layers;
 mod login;
+mod look;
 mod privileges;
 mod prune;
 mod record;
@@ -57,6 +59,10 @@ pub fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect::inspect(root, &inspect),
         Command::Login(login) => login::login(&login),
         Command::Logout(logout) => login::logout(&logout),
+        Command::Layers(layers) => layers::layers(root, &layers),
+        Command::Ls(ls) => look::ls(root, &ls),
+        Command::Cat(cat) => look::cat(root, &cat),
+        Command::Cp(cp) => look::cp(root, &cp),
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),

@@ -67,7 +67,7 @@ pub fn timestamp(seconds: i64) -> String {
 pub fn image(
     store: &Store,
     planned: &PlannedImage,
-    trail: &[Trail],
+    trail: &Trail,
     exported: Exported,
     epoch: Option<i64>,
     output: &OutputSpec,
@@ -130,7 +130,7 @@ pub fn index(store: &Store, images: Vec<BuiltImage>, output: &OutputSpec) -> Res
 
 fn config(
     planned: &PlannedImage,
-    trail: &[Trail],
+    trail: &Trail,
     layers: &[ExportedLayer],
     merged: Option<Merged>,
     epoch: Option<i64>,

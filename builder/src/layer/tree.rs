@@ -3,7 +3,7 @@
 //! Invariants:
 //! - nothing is unpacked: a node is what its entry says, with the digest of its bytes;
 //! - a whiteout takes away what lower layers have, never what its own layer has (OCI image spec `layer.md`);
-//! - names are taken as they stand: an entry below a symlink stays there.
+//! - an entry below a symlink goes where the symlink leads, as it does when a layer is unpacked.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -13,6 +13,11 @@ use sha2::{Digest as _, Sha256};
 use super::tar::{Device, Entry, Kind, Reader, TarError};
 use super::whiteout::{Meaning, meaning};
 use crate::base::digest::Digest;
+use crate::base::limits::MAX_SYMLINKS;
+
+mod look;
+
+pub use look::{LookError, clean};
 
 /// Where an entry is: number of the layer and of the entry in it.
 pub type Place = (usize, usize);
@@ -36,10 +41,21 @@ pub struct Tree {
     nodes: BTreeMap<Vec<u8>, Node>,
 }
 
+/// What a layer took away from the layers below it, or from itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// The name that is gone.
+    pub path: Vec<u8>,
+    /// What it was.
+    pub node: Node,
+}
+
 /// Why a layer cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum TreeError {
+    #[error("`{path}` is below too many symlinks")]
+    Symlinks { path: String },
     #[error(transparent)]
     Tar(#[from] TarError),
     #[error("`{path}` leads out of the image")]
@@ -68,42 +84,50 @@ impl Tree {
         several.flat_map(|names| names.iter().map(|name| (*name, names[0]))).collect()
     }
 
-    /// Puts a layer, an uncompressed archive, on top.
-    pub fn apply(&mut self, layer: usize, tar: impl Read) -> Result<(), TreeError> {
+    /// Puts a layer, an uncompressed archive, on top. Tells which names it took away or gave to something else,
+    /// directories apart.
+    pub fn apply(&mut self, layer: usize, tar: impl Read) -> Result<Vec<Gone>, TreeError> {
         let mut reader = Reader::new(tar);
         let mut number = 0;
+        let mut gone = Vec::new();
         while let Some(entry) = reader.next_entry()? {
-            self.entry((layer, number), entry, &mut reader)?;
+            self.entry((layer, number), entry, &mut reader, &mut gone)?;
             number += 1;
         }
         reader.drain()?;
-        Ok(())
+        gone.retain(|gone| gone.node.entry.kind != Kind::Directory);
+        Ok(gone)
     }
 
-    fn entry(&mut self, place: Place, entry: Entry, data: &mut impl Read) -> Result<(), TreeError> {
-        let path = clean(&entry.path)?;
-        let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
-            Some(at) => (&path[..at], &path[at + 1..]),
-            None => (&path[..0], &path[..]),
-        };
+    fn entry(
+        &mut self,
+        place: Place,
+        entry: Entry,
+        data: &mut impl Read,
+        gone: &mut Vec<Gone>,
+    ) -> Result<(), TreeError> {
+        let stated = clean(&entry.path).ok_or_else(|| outside(&entry.path))?;
+        let (parent, name) = split(&stated);
+        let parent = self.real_directory(parent)?;
+        let path = join(&parent, name);
         match meaning(name) {
             Meaning::Removed(name) => {
-                let gone = join(parent, name);
-                self.remove_lower(&gone, place.0);
-                if self.nodes.get(&gone).is_some_and(|node| node.layer < place.0) {
-                    self.nodes.remove(&gone);
+                let removed = join(&parent, name);
+                self.remove_lower(&removed, place.0, gone);
+                if self.nodes.get(&removed).is_some_and(|node| node.layer < place.0) {
+                    gone.extend(self.nodes.remove(&removed).map(|node| Gone { path: removed, node }));
                 }
                 return Ok(());
             }
             Meaning::Opaque => {
-                self.remove_lower(parent, place.0);
+                self.remove_lower(&parent, place.0, gone);
                 return Ok(());
             }
             Meaning::Bookkeeping | Meaning::Invalid => return Ok(()),
             Meaning::Ordinary => {}
         }
         let node = match entry.kind {
-            Kind::HardLink => match self.nodes.get(&clean(&entry.link)?) {
+            Kind::HardLink => match self.nodes.get(&self.link_target(&entry.link)?) {
                 Some(target) => Node { layer: place.0, ..target.clone() },
                 None => Node { entry, digest: None, place, layer: place.0 },
             },
@@ -117,14 +141,69 @@ impl Tree {
             _ => Node { entry, digest: None, place, layer: place.0 },
         };
         if node.entry.kind != Kind::Directory {
-            self.remove_lower(&path, usize::MAX);
+            self.remove_lower(&path, usize::MAX, gone);
         }
-        self.nodes.insert(path, node);
+        if let Some(before) = self.nodes.insert(path.clone(), node) {
+            gone.push(Gone { path, node: before });
+        }
         Ok(())
     }
 
+    /// The directory that entries below `stated`, a clean path, belong to.
+    fn real_directory(&self, stated: &[u8]) -> Result<Vec<u8>, TreeError> {
+        let is_link = |path: &[u8]| self.nodes.get(path).is_some_and(|node| node.entry.kind == Kind::Symlink);
+        let mut ends = stated.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let first_link = ends.find(|end| is_link(&stated[..*end])).is_some() || is_link(stated);
+        // Nearly every entry: nothing to follow.
+        if !first_link {
+            return Ok(stated.to_vec());
+        }
+        self.follow(stated, true).ok_or_else(|| TreeError::Symlinks { path: text(stated) })
+    }
+
+    fn link_target(&self, link: &[u8]) -> Result<Vec<u8>, TreeError> {
+        let stated = clean(link).ok_or_else(|| outside(link))?;
+        let (parent, name) = split(&stated);
+        Ok(join(&self.real_directory(parent)?, name))
+    }
+
+    /// Where a path leads: through every symlink on the way, and through the last one with `last`. Names that are not
+    /// there stay as they are, and the root is above itself. None after too many symlinks.
+    fn follow(&self, path: &[u8], last: bool) -> Option<Vec<u8>> {
+        let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+            let parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".");
+            parts.rev().map(<[u8]>::to_vec).collect()
+        };
+        let mut real: Vec<Vec<u8>> = Vec::new();
+        let mut pending = parts(path);
+        let mut links = 0;
+        while let Some(part) = pending.pop() {
+            if part == b".." {
+                real.pop();
+                continue;
+            }
+            real.push(part);
+            let node = self.nodes.get(&real.join(&b'/'));
+            let Some(link) = node.filter(|node| node.entry.kind == Kind::Symlink) else { continue };
+            if pending.is_empty() && !last {
+                continue;
+            }
+            links += 1;
+            if links > MAX_SYMLINKS {
+                return None;
+            }
+            if link.entry.link.first() == Some(&b'/') {
+                real.clear();
+            } else {
+                real.pop();
+            }
+            pending.extend(parts(&link.entry.link));
+        }
+        Some(real.join(&b'/'))
+    }
+
     /// Removes what is below `path` and is not of `layer` or a later one.
-    fn remove_lower(&mut self, path: &[u8], layer: usize) {
+    fn remove_lower(&mut self, path: &[u8], layer: usize, gone: &mut Vec<Gone>) {
         let prefix = if path.is_empty() { Vec::new() } else { join(path, b"") };
         let below: Vec<Vec<u8>> = self
             .nodes
@@ -133,8 +212,8 @@ impl Tree {
             .filter(|(_, node)| node.layer < layer)
             .map(|(name, _)| name.clone())
             .collect();
-        for name in below {
-            self.nodes.remove(&name);
+        for path in below {
+            gone.extend(self.nodes.remove(&path).map(|node| Gone { path, node }));
         }
     }
 }
@@ -213,19 +292,16 @@ fn digest(data: &mut impl Read) -> io::Result<Digest> {
     }
 }
 
-/// A path without `.`, empty components and a way up.
-fn clean(path: &[u8]) -> Result<Vec<u8>, TreeError> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|b| *b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                parts.pop().ok_or_else(|| TreeError::Outside { path: text(path) })?;
-            }
-            part => parts.push(part),
-        }
+fn outside(path: &[u8]) -> TreeError {
+    TreeError::Outside { path: text(path) }
+}
+
+/// A clean path's directory and name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&path[..0], path),
     }
-    Ok(parts.join(&b'/'))
 }
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
@@ -269,7 +345,7 @@ mod tests {
             ("f", Directory, ""),
             ("f/deep", File, ""),
         ]);
-        tree.apply(0, &first[..]).unwrap();
+        assert!(tree.apply(0, &first[..]).unwrap().is_empty());
         assert_eq!(tree.links()[&b"e/x"[..]], b"e/hard");
         let second = layer(&[
             ("d", Directory, ""),
@@ -280,9 +356,32 @@ mod tests {
             ("e/.wh..wh..opq", File, ""),
             ("f", Symlink, "d"),
         ]);
-        tree.apply(1, &second[..]).unwrap();
+        let gone = tree.apply(1, &second[..]).unwrap();
         assert_eq!(names(&tree), ["d", "d/b", "d0", "e", "e/new", "f"]);
         assert!(tree.links().is_empty());
+        let gone: Vec<String> = gone.iter().map(|gone| text(&gone.path)).collect();
+        assert_eq!(gone, ["d/a", "e/hard", "e/x", "f/deep"]);
+    }
+
+    #[test]
+    fn entries_below_symlinks_go_where_these_lead() {
+        use Kind::{Directory, File, HardLink, Symlink};
+        let mut tree = Tree::default();
+        let first = layer(&[
+            ("usr/bin", Directory, ""),
+            ("bin", Symlink, "usr/bin"),
+            ("up", Symlink, "../../../bin/."),
+            ("loop", Symlink, "/loop"),
+        ]);
+        tree.apply(0, &first[..]).unwrap();
+        let second = layer(&[("bin/sh", File, "sh"), ("up/ash", HardLink, "bin/sh")]);
+        tree.apply(1, &second[..]).unwrap();
+        assert_eq!(names(&tree), ["bin", "loop", "up", "usr/bin", "usr/bin/ash", "usr/bin/sh"]);
+        assert_eq!(tree.links()[&b"usr/bin/sh"[..]], b"usr/bin/ash");
+        let gone = tree.apply(2, &layer(&[("up/.wh.sh", File, "")])[..]).unwrap();
+        assert_eq!(gone.len(), 1);
+        let endless = layer(&[("loop/x", File, "")]);
+        assert!(matches!(tree.apply(3, &endless[..]), Err(TreeError::Symlinks { .. })));
     }
 
     #[test]

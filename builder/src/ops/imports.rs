@@ -42,7 +42,7 @@ use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
 use crate::snapshot::pending::{LostLayer, PendingBlob};
 use crate::store::Store;
-use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult, Trail};
+use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult, Trail, TrailStep};
 
 /// Questions at a time.
 const LOOKUPS_AT_ONCE: usize = 16;
@@ -293,8 +293,8 @@ impl<'a> Imports<'a> {
             (false, false) => imported_identity(&diff_ids, record.epoch),
         };
         let trail = record.trail.iter();
-        let trail: Vec<Trail> =
-            trail.map(|step| Trail { added_layer: step.added_layer, created: step.created }).collect();
+        let trail: Trail =
+            trail.map(|step| TrailStep { added_layer: step.added_layer, created: step.created }).collect();
         // As old as the oldest step in it.
         let ran = trail.iter().map(|step| step.created).min().unwrap_or(0);
         let claimed = (record.identity != identity).then_some(record.identity);

@@ -17,7 +17,7 @@ use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Ver
 use crate::record::listing::Listing;
 use crate::snapshot::apply::{self, UnpackOptions};
 use crate::store::Store;
-use crate::store::records::{DownloadRecord, FsState, StepResult};
+use crate::store::records::{DownloadRecord, FsState, StepResult, Trail};
 use crate::sys::rootdir::RootDir;
 
 use super::OpError;
@@ -309,6 +309,6 @@ pub(super) fn checkout(
     }
     let base = StepResult::source(scratch());
     let mut result = commit(executor, &base, begun, false)?;
-    result.trail.clear();
+    result.trail = Trail::default();
     Ok(result)
 }

@@ -8,11 +8,13 @@ mod mounts;
 mod snapshots;
 mod sources;
 mod steps;
+mod trail;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::trail::{Trail, TrailStep};
 use super::StoreError;
 use crate::base::digest::Digest;
 
@@ -51,22 +53,13 @@ impl FsState {
     }
 }
 
-/// One step on the way to a file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trail {
-    /// Whether it added a layer (an empty diff adds none).
-    pub added_layer: bool,
-    /// When it ran, in seconds since 1970.
-    pub created: i64,
-}
-
 /// The stored result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepResult {
     /// The file system after the step.
     pub state: FsState,
     /// Every step since the base image, this one last: what the image's history is made from.
-    pub trail: Vec<Trail>,
+    pub trail: Trail,
     /// When the step last ran, in seconds since 1970, whatever it gave; 0 for sources. For `--cache-ttl`.
     #[serde(default)]
     pub ran: i64,
@@ -75,30 +68,33 @@ pub struct StepResult {
 impl StepResult {
     /// The result of a source: no step led to it.
     pub fn source(state: FsState) -> Self {
-        Self { state, trail: Vec::new(), ran: 0 }
+        Self { state, trail: Trail::default(), ran: 0 }
     }
 
     /// The result of a step on `base` that ran now.
     pub fn step(base: &StepResult, state: FsState, added_layer: bool) -> Self {
         let mut trail = base.trail.clone();
         let ran = now();
-        trail.push(Trail { added_layer, created: ran });
+        trail.push(TrailStep { added_layer, created: ran });
         Self { state, trail, ran }
     }
 
     /// The same result, made at that time: a step that gives what it gave before is as old as what it gave.
     pub fn made_at(mut self, created: i64) -> Self {
-        if let Some(last) = self.trail.last_mut() {
-            last.created = created;
+        if let Some(last) = self.trail.last() {
+            self.trail.pop();
+            self.trail.push(TrailStep { created, ..last });
         }
         self
     }
 
     /// The same result reached from another base of equal content, which other steps may have led to.
     pub fn on(mut self, base: &StepResult) -> Self {
-        let own = self.trail.last().copied();
+        let own = self.trail.last();
         self.trail.clone_from(&base.trail);
-        self.trail.extend(own);
+        if let Some(own) = own {
+            self.trail.push(own);
+        }
         self
     }
 }

@@ -17,6 +17,8 @@ pub const EXIT_OK: u8 = 0;
 pub const EXIT_FAILED: u8 = 1;
 /// Exit status of a wrong command line.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit status when an image is beyond a limit that was asked for (`kiln layers --max-size`, `--max-waste`).
+pub const EXIT_LIMIT: u8 = 3;
 /// Exit status of a mistake in kiln.
 pub const EXIT_INTERNAL: u8 = 100;
 /// Exit status when the disk or the memory is full.
@@ -37,6 +39,8 @@ pub enum Kind {
     Network,
     /// The kernel does not allow what a sandbox needs.
     Sandbox,
+    /// An image is beyond a limit that the user set.
+    Limit,
     /// Disk or memory is full.
     Resources,
     /// The user stopped it.
@@ -93,6 +97,7 @@ impl Kind {
         match self {
             Self::User | Self::Config | Self::Network | Self::Sandbox => EXIT_FAILED,
             Self::Usage => EXIT_USAGE,
+            Self::Limit => EXIT_LIMIT,
             Self::Resources => EXIT_RESOURCES,
             Self::Interrupted => EXIT_INTERRUPTED,
             Self::Internal => EXIT_INTERNAL,

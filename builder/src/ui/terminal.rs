@@ -36,6 +36,12 @@ pub fn stderr_size() -> Size {
     }
 }
 
+/// Columns of the terminal at stdout; `None` when it is none, so that nothing needs to be cut.
+pub fn stdout_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(if size.ws_col > 0 { usize::from(size.ws_col) } else { DEFAULT_SIZE.columns })
+}
+
 /// True when the terminal at stderr understands cursor movement.
 pub fn stderr_can_redraw() -> bool {
     stderr_is_terminal() && is_capable()

@@ -32,6 +32,7 @@ mod heredoc;
 mod leftovers;
 mod limits;
 mod login;
+mod look;
 mod many_runs;
 mod mounts;
 mod network;

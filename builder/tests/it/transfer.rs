@@ -205,17 +205,25 @@ fn nothing_partial_is_named() {
     let name = format!("{}/app:1", registry.host());
     let layer = original.blobs.keys().find(|digest| **digest != original.manifest).expect("a blob").clone();
     registry.content().broken.insert(layer, 404);
-    project.run(&[&["pull", &name][..], &FAST].concat()).fails(1, &["the image is incomplete in its registry"]);
+    project
+        .run(&[&["pull", &name][..], &FAST].concat())
+        .fails(1, &["the image is incomplete in its registry"]);
     assert_eq!(project.run(&["images", "-q"]).ok().stdout, "");
     let layout = format!("oci:{}:1", project.path("layout").display());
-    project.run(&[&["copy", &name, &layout][..], &FAST].concat()).fails(1, &["the image is incomplete in its registry"]);
+    project
+        .run(&[&["copy", &name, &layout][..], &FAST].concat())
+        .fails(1, &["the image is incomplete in its registry"]);
     assert!(!project.path("layout/index.json").exists());
     let archive = format!("oci-archive:{}", project.path("a.tar").display());
-    project.run(&[&["copy", &name, &archive][..], &FAST].concat()).fails(1, &["the image is incomplete in its registry"]);
+    project
+        .run(&[&["copy", &name, &archive][..], &FAST].concat())
+        .fails(1, &["the image is incomplete in its registry"]);
     assert!(!project.path("a.tar").exists());
     let second = Registry::start();
     let to = format!("docker://{}/x:1", second.host());
-    project.run(&[&["copy", &name, &to][..], &FAST].concat()).fails(1, &["the image is incomplete in its registry"]);
+    project
+        .run(&[&["copy", &name, &to][..], &FAST].concat())
+        .fails(1, &["the image is incomplete in its registry"]);
     assert!(second.content().manifests.is_empty());
 }
 

@@ -97,7 +97,7 @@ pub(super) fn first_in_files(
         drop(out);
         kept.insert(place, (end, copied));
         end += copied;
-        Ok(())
+        Ok::<(), CompareError>(())
     })?;
     let mut offsets = vec![None; pairs.len()];
     let mut users: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
@@ -125,7 +125,7 @@ pub(super) fn first_in_files(
             };
             offsets[*index] = found.map_err(|source| b.unreadable(place.0, source))?;
         }
-        Ok(())
+        Ok::<(), CompareError>(())
     })?;
     Ok(offsets)
 }
@@ -138,12 +138,12 @@ fn stored(spool: &File, start: u64, size: u64, buffer: &mut [u8], at: u64) -> io
     Ok(left)
 }
 
-/// Shows the data of some entries.
-fn visit(
+/// Shows the data of some entries, layer by layer in the order in which the layers have them.
+pub(in crate::build) fn visit<E: From<CompareError>>(
     image: &Image<'_>,
     places: impl Iterator<Item = Place>,
-    show: &mut dyn FnMut(Place, &mut dyn Read) -> Result<(), CompareError>,
-) -> Result<(), CompareError> {
+    show: &mut dyn FnMut(Place, &mut dyn Read) -> Result<(), E>,
+) -> Result<(), E> {
     let mut wanted: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (layer, entry) in places {
         wanted.entry(layer).or_default().push(entry);

@@ -181,7 +181,7 @@ impl<'a> Image<'a> {
     }
 
     /// A layer as an uncompressed archive. Its blob is verified as far as it is read.
-    pub(super) fn layer(&self, number: usize) -> Result<Box<dyn Read + Send + '_>, CompareError> {
+    pub(in crate::build) fn layer(&self, number: usize) -> Result<Box<dyn Read + Send + '_>, CompareError> {
         let missing =
             || OpenError::Malformed { name: self.name.clone(), reason: format!("no layer {number}") };
         let descriptor = self.manifest.layers.get(number).ok_or_else(missing)?;
@@ -195,7 +195,7 @@ impl<'a> Image<'a> {
         Ok(Box::new(io::BufReader::with_capacity(64 * 1024, plain)))
     }
 
-    pub(super) fn unreadable(&self, number: usize, source: io::Error) -> CompareError {
+    pub(in crate::build) fn unreadable(&self, number: usize, source: io::Error) -> CompareError {
         CompareError::Read { image: self.name.clone(), number, source }
     }
 }
