@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::args::InspectArgs;
 use super::args::transfer::Format;
+use super::compare::existing_store;
 use super::failure::of_transfer;
-use super::transfer::{Mover, access_for, existing_store};
+use super::transfer::{Mover, access_for};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Index, Manifest};
 use crate::image::platform::Platform;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::access::Access;
 use super::args::access::AccessArgs;
 use super::args::transfer::{CopyArgs, PullArgs, PushArgs, TagArgs};
+use super::compare::existing_store;
 use super::failure::of_transfer;
 use super::session;
 use crate::base::cancel::CancelToken;
@@ -121,12 +122,6 @@ pub(super) fn tag(root: Option<PathBuf>, args: &TagArgs) -> Result<u8, Failure> 
     let record = |name: &Reference| ImageRecord { name: name.to_string(), created: now(), ..found.clone() };
     transfer::name_in_store(&store, args.names.iter().map(record)).map_err(|e| of_transfer(&e))?;
     Ok(0)
-}
-
-/// The store, if there is one: looking must not make it.
-pub(super) fn existing_store(root: Option<PathBuf>) -> Result<Option<Store>, Failure> {
-    let root = session::store_root(root)?;
-    if root.join("kiln.db").exists() { session::open_store(&root).map(Some) } else { Ok(None) }
 }
 
 /// Access with `--creds` for the registries of these references.

@@ -96,7 +96,7 @@ impl Inventory {
         self.documents.iter().filter_map(|document| {
             let manifest = document.manifest.as_ref()?;
             let platform = document.descriptor.platform.as_ref();
-            (!platform.is_some_and(|platform| platform.os == "unknown")).then_some((document, manifest))
+            platform.is_none_or(|platform| platform.os != "unknown").then_some((document, manifest))
         })
     }
 

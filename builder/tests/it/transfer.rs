@@ -180,7 +180,7 @@ fn inspecting() {
     // Nothing is in the store, so it is a remote one.
     let text = project.run(&["inspect", &name]).ok().stdout;
     for part in [&original.manifest, "[\"/a\"]", "LAYER", "base"] {
-        assert!(text.contains(part.as_ref() as &str), "{part}:\n{text}");
+        assert!(text.contains(part), "{part}:\n{text}");
     }
     assert!(!project.store().exists(), "looking made a store");
     assert_eq!(registry.blobs_read(0).len(), 1, "the config only");
