@@ -20,6 +20,7 @@ pub mod cache;
 pub mod check;
 pub mod choice;
 pub mod compare;
+pub mod debug;
 pub mod limits;
 pub mod login;
 pub mod look;
@@ -143,6 +144,8 @@ pub enum Command {
     Log(record::LogArgs),
     /// Tell why steps of a build ran
     Explain(record::ExplainArgs),
+    /// Enter a step of a build with a shell: the one that failed, or any
+    Debug(Box<debug::DebugArgs>),
     /// Check a Buildfile without building it
     Check(Box<CheckArgs>),
     /// Make a command `build` that stands for `kiln build`

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_grammar::diagnostic::Diagnostic;
@@ -11,7 +13,9 @@ use serde_json::json;
 use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
-use super::args::choice::{Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
+use super::args::choice::{
+    Epoch, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::args::source::{ContextSource, FileSource};
@@ -21,7 +25,8 @@ use super::privileges::{self, Resolved};
 use super::session::{self, Privilege};
 use super::surroundings;
 use crate::base::cancel::CancelToken;
-use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
+use crate::build::debug::{Arrival, ShellRequest};
+use crate::build::{self, BuildError, Environment, OnFailure, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
 use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{OutputKind, OutputSpec};
@@ -81,6 +86,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         request.engine_variables = engine_variables;
     }
     record(&args, &mut request, &store);
+    let told = on_failure(&args, &mut request, &progress);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::build(environment, &request);
@@ -94,6 +100,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     }
     let file = File { name: &request.file_name, text: &request.text };
     match result {
+        Err(error) if told.load(Ordering::SeqCst) => {
+            Ok(failure::of_build(&error, &file, &progress).exit_code())
+        }
         Ok(report) => finish(&args, &request, &report, record.as_ref()),
         Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
         Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
@@ -112,6 +121,36 @@ fn several(errors: &[BuildError], file: &File<'_>, progress: &Progress) -> Failu
         print::talk(failure.render(Style::stderr()));
     }
     Failure { causes: last.causes.clone(), ..last }.with_hint(format!("{} steps failed", errors.len()))
+}
+
+/// Enters a failed step with `--on-failure=shell`. Gives whether the failure has been told.
+fn on_failure(args: &BuildArgs, request: &mut Request, progress: &Progress) -> Arc<AtomicBool> {
+    let told = Arc::new(AtomicBool::new(false));
+    if args.on_failure == OnFailureFlag::Stop {
+        return told;
+    }
+    let (name, text) = (request.file_name.clone(), request.text.clone());
+    let (progress, recorder, flag) = (progress.clone(), request.recorder.clone(), told.clone());
+    let arrive = move |error: &BuildError, arrival: Result<&Arrival, &BuildError>| {
+        progress.finish();
+        let file = File { name: &name, text: &text };
+        if !flag.swap(true, Ordering::SeqCst) {
+            let failure = match error {
+                BuildError::Several(errors) => several(errors, &file, &progress),
+                error => failure::of_build(error, &file, &progress),
+            };
+            print::talk(failure.render(Style::stderr()).trim_end());
+        }
+        match arrival {
+            Ok(arrival) => super::debug::tell(arrival, recorder.as_ref().and_then(Recorder::record).as_ref()),
+            Err(reason) => print::talk(super::debug::not_entered(reason).render(Style::stderr()).trim_end()),
+        }
+    };
+    request.on_failure = Some(OnFailure {
+        shell: ShellRequest { command: Vec::new(), term: super::debug::term() },
+        arrive: Box::new(arrive),
+    });
+    told
 }
 
 /// Has the build recorded. Without random numbers there is no record, and a build all the same.
@@ -230,6 +269,7 @@ fn request(
         cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
         jobs,
         keep_going: args.keep_going,
+        on_failure: None,
         oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),
         recorder: None,
         events: progress.sink(),
@@ -328,7 +368,7 @@ fn proxies(build_args: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Where a secret is. Files are opened when a step asks, but a missing one is told now.
-fn secret(spec: &SecretSpec) -> Result<(String, SecretSource), Failure> {
+pub(super) fn secret(spec: &SecretSpec) -> Result<(String, SecretSource), Failure> {
     let from_file = |path: &Path| match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(SecretSource::File(path.to_owned())),
         Ok(_) => Err(usage(format!("secret `{}`: `{}` is not a file", spec.id, path.display()))),

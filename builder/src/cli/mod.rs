@@ -7,6 +7,7 @@ mod cache;
 mod check;
 mod compare;
 mod context;
+mod debug;
 mod du;
 mod failure;
 mod fsck;
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Info(info) => store::info(root, &info),
         Command::History(history) => record::history(root, &history),
         Command::Log(log) => record::log(root, &log),
+        Command::Debug(debug) => debug::debug(root, &debug),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::InstallAlias(alias) => store::install_alias(&alias),

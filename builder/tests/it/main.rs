@@ -10,6 +10,7 @@ mod base;
 mod image;
 mod processes;
 mod project;
+mod pty;
 mod registry;
 mod server;
 
@@ -25,6 +26,7 @@ mod context_reads;
 mod contexts;
 mod copy;
 mod damage;
+mod debug;
 mod disk;
 mod errors;
 mod from;

@@ -21,7 +21,7 @@ use crate::ui::progress::Mode;
 
 use super::access::AccessArgs;
 use super::cache::CacheSpec;
-use super::choice::{Call, Entitlement, Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
+use super::choice::{Call, Entitlement, Epoch, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace};
 use super::limits::LimitArgs;
 use super::pair::BuildArg;
 use super::privileges::PrivilegeArgs;
@@ -186,6 +186,10 @@ pub struct BuildArgs {
     /// After a failure, run what does not depend on it, and report all failures
     #[arg(long, help_heading = STEPS)]
     pub keep_going: bool,
+    /// After a failure, enter the failed step with a shell: shell or stop [default: stop]
+    #[arg(long, value_name = "WHAT", default_value = "stop", hide_default_value = true,
+          value_parser = choice::on_failure, help_heading = STEPS)]
+    pub on_failure: OnFailure,
 
     /// Time of the build in seconds since 1970, or `context` [env: SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "TIME", value_parser = choice::epoch, help_heading = REPRODUCIBILITY)]

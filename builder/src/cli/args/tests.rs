@@ -132,6 +132,8 @@ fn help_is_grouped() {
           --jobs <N>                   Steps that run at once [default: one per processor]
           --keep-going                 After a failure, run what does not depend on it, and report all
                                        failures
+          --on-failure <WHAT>          After a failure, enter the failed step with a shell: shell or
+                                       stop [default: stop]
 
     Limits:
       -m, --memory <SIZE>          Memory of each command, e.g. 2g
