@@ -51,6 +51,7 @@ use crate::snapshot::overlay::{SnapshotError, Snapshots};
 use crate::snapshot::pending::Pending;
 use crate::solve::{self, Account, Ledger, Look, Options, Solved};
 use crate::store::{Store, StoreError};
+use crate::transfer::TransferError;
 
 use debug::{Arrival, ShellRequest, Wreck};
 use until::{Until, UntilError};
@@ -198,6 +199,8 @@ pub enum BuildError {
     Output(#[from] OutputFailure),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     #[error("cannot read the host's DNS settings")]
     Dns(#[source] crate::sandbox::net::resolv::ResolvError),
     #[error("to push, the image needs a name: -t REGISTRY/NAME:TAG")]

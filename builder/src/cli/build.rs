@@ -1,6 +1,6 @@
 //! `kiln build`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
+use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
 use super::args::choice::{
@@ -32,12 +33,10 @@ use crate::export::assemble::BuiltIndex;
 use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{OutputKind, OutputSpec};
 use crate::image::reference::Reference;
-use crate::net::Net;
 use crate::ops::{RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
 use crate::plan::without_credentials;
 use crate::record::{About, BuildRecord, Recorder, Shelf};
-use crate::registry::{self, Client};
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::DnsOverrides;
 use crate::sandbox::runner::Sandboxes;
@@ -74,9 +73,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     for notice in args.notices() {
         progress.sink().warn(notice);
     }
-    let net = Net::default();
-    let insecure = args.cache_from.iter().chain(&args.cache_to).filter_map(|cache| cache.insecure_host());
-    let registry = client_with(&net, &cancel, insecure.collect())?;
+    let access = access(&args)?;
+    let net = access.net()?;
+    let registry = access.client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
     let resolved = privileges::resolve(&args.privileges)?;
@@ -200,20 +199,18 @@ fn findings(file: &File<'_>, diagnostics: &[Diagnostic]) -> u8 {
     EXIT_FAILED
 }
 
-pub(super) fn client(net: &Net, cancel: &CancelToken) -> Result<Client, Failure> {
-    client_with(net, cancel, BTreeSet::new())
-}
-
-/// A client that does not ask the `insecure` hosts for a good certificate.
-fn client_with(net: &Net, cancel: &CancelToken, insecure: BTreeSet<String>) -> Result<Client, Failure> {
-    Client::new(registry::Options {
-        net: net.clone(),
-        auth_files: registry::default_auth_files(|name| std::env::var_os(name)),
-        credentials: BTreeMap::new(),
-        insecure,
-        cancel: cancel.clone(),
-    })
-    .map_err(|e| Failure::from_error(Kind::Config, &e))
+/// How registries are spoken to: credentials of the command line are for those that the image goes to.
+fn access(args: &BuildArgs) -> Result<Access, Failure> {
+    let outputs = outputs(args);
+    let pushed = || outputs.iter().filter(|output| output.push);
+    let names = |output: &OutputSpec| -> Vec<String> {
+        let all = args.tags.iter().chain(&output.names);
+        all.map(|name| name.registry.clone()).collect()
+    };
+    let caches = args.cache_from.iter().chain(&args.cache_to).filter_map(|cache| cache.insecure_host());
+    let insecure = caches.chain(pushed().filter(|output| output.insecure).flat_map(names)).collect();
+    let targets = pushed().flat_map(names).collect();
+    Access::new(&args.access, &targets, insecure)
 }
 
 fn request(

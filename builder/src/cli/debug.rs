@@ -2,12 +2,14 @@
 //!
 //! Invariants: what is said of the step goes to standard error, so that a command's output can be piped.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::access::Access;
 use super::args::choice::UserNamespace;
 use super::args::debug::DebugArgs;
 use super::args::privileges::PrivilegeArgs;
-use super::build::{bound, client, defaults, secret};
+use super::build::{bound, defaults, secret};
 use super::failure::{self, File};
 use super::record::record_failure;
 use super::session::{self, Privilege};
@@ -17,7 +19,6 @@ use crate::base::events::{Event, EventSink};
 use crate::build::debug::{self, Arrival, DebugError, DebugRequest, ShellRequest};
 use crate::build::{BuildError, Environment};
 use crate::context::git::GitEnvironment;
-use crate::net::Net;
 use crate::ops::{RunDefaults, Shell};
 use crate::plan::graph::{NetworkMode, SecurityMode};
 use crate::record::{BuildRecord, Shelf, StepOutcome};
@@ -45,8 +46,9 @@ pub(super) fn debug(root: Option<PathBuf>, args: &DebugArgs) -> Result<u8, Failu
     if matches!(privilege, Privilege::Single(_)) {
         print::talk(format!("warning: {}", session::single_id_notice()));
     }
-    let net = Net::default();
-    let registry = client(&net, &cancel)?;
+    let access = Access::new(&args.access, &BTreeSet::new(), BTreeSet::new())?;
+    let net = access.net()?;
+    let registry = access.client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::iter::empty());
     let given = PrivilegeArgs {
         devices: args.devices.clone(),

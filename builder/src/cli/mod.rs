@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and the way from typed errors to messages and exit codes.
 
+mod access;
 pub mod args;
 mod build;
 mod cache;
@@ -10,7 +11,9 @@ mod debug;
 mod du;
 mod failure;
 mod fsck;
+mod inspect;
 mod layers;
+mod login;
 mod look;
 mod privileges;
 mod prune;
@@ -22,6 +25,7 @@ mod session;
 mod store;
 mod summary;
 mod surroundings;
+mod transfer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -50,6 +54,13 @@ pub fn main() -> ExitCode {
         Command::Images(images) => store::images(root, &images),
         Command::Diff(diff) => compare::diff(root, &diff),
         Command::Verify(verify) => compare::verify(root, &verify),
+        Command::Pull(pull) => transfer::pull(root, &pull),
+        Command::Push(push) => transfer::push(root, &push),
+        Command::Copy(copy) => transfer::copy(root, &copy),
+        Command::Tag(tag) => transfer::tag(root, &tag),
+        Command::Inspect(inspect) => inspect::inspect(root, &inspect),
+        Command::Login(login) => login::login(&login),
+        Command::Logout(logout) => login::logout(&logout),
         Command::Layers(layers) => layers::layers(root, &layers),
         Command::Ls(ls) => look::ls(root, &ls),
         Command::Cat(cat) => look::cat(root, &cat),

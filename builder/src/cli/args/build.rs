@@ -20,6 +20,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::ui::progress::Mode;
 
+use super::access::AccessArgs;
 use super::cache::CacheSpec;
 use super::choice::{Call, Entitlement, Epoch, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace};
 use super::limits::LimitArgs;
@@ -222,6 +223,8 @@ pub struct BuildArgs {
     #[arg(skip)]
     pub call: Call,
     #[command(flatten)]
+    pub access: AccessArgs,
+    #[command(flatten)]
     compatibility: CompatibilityArgs,
 }
 
@@ -275,7 +278,7 @@ fn parse_annotation(text: &str) -> Result<AnnotationFlag, AnnotationError> {
     annotation::parse_flag(text).map(AnnotationFlag)
 }
 
-fn parse_tag(text: &str) -> Result<Reference, String> {
+pub(super) fn parse_tag(text: &str) -> Result<Reference, String> {
     let reference: Reference = text.parse().map_err(|error| format!("{error}; write NAME[:TAG]"))?;
     match reference.digest {
         Some(_) => Err(format!("`{text}` has a digest, which nobody can choose; write NAME[:TAG]")),

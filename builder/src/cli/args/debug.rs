@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::access::AccessArgs;
 use super::choice::{self, UserNamespace};
 use super::limits::LimitArgs;
 use super::privileges::{self, Device, SecurityOption};
@@ -61,6 +62,8 @@ pub struct DebugArgs {
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true,
           value_parser = choice::user_namespace, help_heading = AGAIN)]
     pub userns: UserNamespace,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
 }

@@ -174,6 +174,14 @@ fn help_is_grouped() {
           --call <METHOD>    Do something else than build: check, outline or targets, each with an
                              optional ,format=json
 
+    Registries:
+          --creds <USER:PASSWORD>   Credentials for the registry of the image
+          --authfile <FILE>         File of credentials in docker's format [env: REGISTRY_AUTH_FILE]
+                                    [default: those of docker and podman]
+          --tls-verify[=<BOOL>]     false takes any certificate, and plain http [default: true]
+          --retry <N>               Retries of what failed for a passing reason [default: 3]
+          --retry-delay <DURATION>  Pause before the first retry, doubled each time [default: 1s]
+
     Global options:
           --root <DIR>  Keep images and cache in DIR [env: KILN_ROOT] [default: /var/lib/kiln for root,
                         else ~/.local/share/kiln]
