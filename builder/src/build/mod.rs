@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod contents;
+pub mod edit;
 mod heal;
 pub mod layers;
 mod lint;

@@ -19,6 +19,7 @@ pub mod cache;
 pub mod check;
 pub mod choice;
 pub mod compare;
+pub mod config;
 pub mod limits;
 pub mod look;
 pub mod mounts;
@@ -105,6 +106,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Copy files out of an image
     Cp(CpArgs),
+    /// Change the config of an image without a build
+    Config(config::ConfigArgs),
     /// Show what takes how much space
     #[command(visible_alias = "df")]
     Du(DuArgs),

@@ -5,6 +5,7 @@ mod build;
 mod cache;
 mod check;
 mod compare;
+mod config;
 mod context;
 mod du;
 mod failure;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Ls(ls) => look::ls(root, &ls),
         Command::Cat(cat) => look::cat(root, &cat),
         Command::Cp(cp) => look::cp(root, &cp),
+        Command::Config(config) => config::config(root, &config),
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),

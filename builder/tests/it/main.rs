@@ -21,6 +21,7 @@ mod cache_mounts;
 mod cli;
 mod collect;
 mod compare;
+mod config_edit;
 mod context_reads;
 mod contexts;
 mod copy;
