@@ -10,6 +10,7 @@ mod context;
 mod du;
 mod failure;
 mod fsck;
+mod graph;
 mod layers;
 mod look;
 mod privileges;
@@ -19,6 +20,7 @@ mod reset;
 mod rmi;
 mod run;
 mod session;
+mod shell;
 mod store;
 mod surroundings;
 
@@ -65,6 +67,9 @@ pub fn main() -> ExitCode {
         Command::Log(log) => record::log(root, &log),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
+        Command::Graph(graph) => graph::graph(&graph),
+        Command::Completion(args) => shell::completion(args.shell),
+        Command::Man(args) => shell::man(args.directory.as_deref()),
         Command::InstallAlias(alias) => store::install_alias(&alias),
         Command::Version => version(),
     };

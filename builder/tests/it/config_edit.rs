@@ -9,7 +9,7 @@ fn config_of(project: &Project, name: &str) -> Value {
     let images: Value =
         serde_json::from_str(&project.run(&["images", "--json", name]).ok().stdout).expect("JSON");
     let digest = images[0]["digest"].as_str().expect("digest").to_owned();
-    blob(project, &blob(project, &digest)["config"]["digest"].as_str().expect("config").to_owned())
+    blob(project, blob(project, &digest)["config"]["digest"].as_str().expect("config"))
 }
 
 fn blob(project: &Project, digest: &str) -> Value {

@@ -29,6 +29,7 @@ mod damage;
 mod disk;
 mod errors;
 mod from;
+mod graph;
 mod heredoc;
 mod leftovers;
 mod limits;
