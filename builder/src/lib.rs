@@ -20,4 +20,5 @@ pub mod snapshot;
 pub mod solve;
 pub mod store;
 pub mod sys;
+pub mod transfer;
 pub mod ui;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room and what it may name in its ordinary code. Levels, high to low: cli, ui | build | export, solve | ops |
+/// Room and what it may name in its ordinary code. Levels, high to low: cli, ui | build | transfer | export, solve | ops |
 /// cache | plan, context, sandbox, registry | net, image, snapshot, store | layer | base, sys.
 const ALLOWED: &[(&str, &[&str])] = &[
     // The command line makes typed requests out of words, so it knows whatever has a type for a flag.
@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "cli",
         &[
             "base", "build", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "record",
-            "registry", "sandbox", "snapshot", "store", "sys", "ui",
+            "registry", "sandbox", "snapshot", "store", "sys", "transfer", "ui",
         ],
     ),
     // Events and diagnostics come from below as plain data.
@@ -24,9 +24,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "build",
         &[
             "base", "cache", "context", "export", "image", "layer", "net", "ops", "plan", "record",
-            "registry", "sandbox", "snapshot", "solve", "store",
+            "registry", "sandbox", "snapshot", "solve", "store", "transfer",
         ],
     ),
+    // Images are moved as they are: a build pushes through it, and exporters write its layouts and archives.
+    ("transfer", &["base", "context", "export", "image", "layer", "registry", "store"]),
     // An exporter turns stored snapshots into blobs (snapshot, store, layer) with the planned config (plan::graph);
     // sys for reading files of a tree.
     ("export", &["base", "image", "layer", "plan", "snapshot", "store", "sys"]),

@@ -10,6 +10,7 @@ use crate::export::archive::OutputFailure;
 use crate::export::layers::LayerError;
 use crate::ops::OpError;
 use crate::store::{Finding, Store, StoreError};
+use crate::transfer::TransferError;
 
 /// Damage is rare, and what cannot be had in a few attempts cannot be had.
 const MAX_ATTEMPTS: usize = 5;
@@ -51,7 +52,10 @@ fn suspect(error: &BuildError) -> Option<Suspect> {
     match error {
         BuildError::Store(error)
         | BuildError::Layer(LayerError::Store(error))
-        | BuildError::Output(OutputFailure::Store(error)) => of_store(error),
+        | BuildError::Output(OutputFailure::Store(error))
+        | BuildError::Transfer(TransferError::Store(error)) => of_store(error),
+        BuildError::Output(OutputFailure::Blob { digest, .. })
+        | BuildError::Transfer(TransferError::Read { digest, .. }) => Some(Suspect::Blob(*digest)),
         BuildError::Step { source, .. } => match &**source {
             OpError::Store(error) => of_store(error),
             OpError::Apply { digest, .. } | OpError::WrongDiffId { digest, .. } => {

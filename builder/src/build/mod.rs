@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod contents;
+pub mod debug;
 pub mod edit;
 mod heal;
 pub mod layers;
@@ -12,6 +13,7 @@ mod resolve;
 mod run;
 mod upload;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +35,7 @@ use crate::export::spec::OutputSpec;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::net::Net;
-use crate::ops::{Fetched, ImportSetup, Imports, LocalExecutor, OpError, RunDefaults};
+use crate::ops::{Fetched, ImportSetup, Imports, LocalExecutor, OpError, RunDefaults, Wrecks};
 use crate::plan::graph::{BlobLocation, Graph, Op, Plan, PlanOptions, ResolveError, ResolvedImage, VertexId};
 use crate::plan::{self, PlanError};
 use crate::record::recorder::{Ending, Noted};
@@ -47,7 +49,9 @@ use crate::snapshot::overlay::{SnapshotError, Snapshots};
 use crate::snapshot::pending::Pending;
 use crate::solve::{self, Account, Ledger, Look, Options, Solved};
 use crate::store::{Store, StoreError};
+use crate::transfer::TransferError;
 
+use debug::{Arrival, ShellRequest, Wreck};
 use upload::Upload;
 
 pub use resolve::{PullPolicy, Resolver};
@@ -101,6 +105,8 @@ pub struct Request {
     pub jobs: usize,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// After a failure, enters the step that failed.
+    pub on_failure: Option<OnFailure>,
     /// Steps that ran before this time, in seconds since 1970, run again.
     pub oldest: Option<i64>,
     /// Makes the record of the build; it has to hear `events` too, see [`Recorder::listen`].
@@ -109,6 +115,17 @@ pub struct Request {
     pub events: EventSink,
     /// Stops the build.
     pub cancel: CancelToken,
+}
+
+/// Told of a failure, and of the step that is entered or why it cannot be.
+pub type OnArrival = dyn Fn(&BuildError, Result<&Arrival, &BuildError>) + Send + Sync;
+
+/// A shell in the place of the step that fails.
+pub struct OnFailure {
+    /// What runs there.
+    pub shell: ShellRequest,
+    /// Called before the shell begins.
+    pub arrive: Box<OnArrival>,
 }
 
 /// What a build gave.
@@ -173,6 +190,8 @@ pub enum BuildError {
     Output(#[from] OutputFailure),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     #[error("cannot read the host's DNS settings")]
     Dns(#[source] crate::sandbox::net::resolv::ResolvError),
     #[error("to push, the image needs a name: -t REGISTRY/NAME:TAG")]
@@ -189,6 +208,11 @@ pub enum BuildError {
         #[source]
         source: Box<CacheError>,
     },
+    #[error(transparent)]
+    Debug(#[from] debug::DebugError),
+    /// A shell in the place of a step.
+    #[error("{0}")]
+    Visit(#[source] Box<OpError>),
     #[error("cannot export a cache mount")]
     Mount(#[source] MountError),
     #[error("remote caches cannot be used")]
@@ -210,6 +234,19 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
     if let Some(recorder) = &request.recorder {
         recorder.end(&course.ending(&result));
     }
+    if let (Some(on_failure), Some(wreck), Err(error)) = (&request.on_failure, course.wreck.take(), &result)
+        && !request.cancel.is_cancelled()
+    {
+        let plumbing = (&request.events, &request.cancel);
+        let entered =
+            wreck.enter(environment, &request.defaults, &on_failure.shell, plumbing, &mut |arrival| {
+                (on_failure.arrive)(error, Ok(arrival));
+            });
+        // How the shell ended says nothing about the build.
+        if let Err(reason) = &entered {
+            (on_failure.arrive)(error, Err(reason));
+        }
+    }
     result
 }
 
@@ -218,6 +255,8 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
 struct Course {
     graph: Option<Graph>,
     ledger: Ledger,
+    /// The first step that failed, when it is to be entered.
+    wreck: RefCell<Option<Wreck>>,
 }
 
 fn run_course(
@@ -246,6 +285,7 @@ fn run_course(
         resolver: &resolver,
         imports: imports.as_ref(),
         ledger: &course.ledger,
+        wreck: &course.wreck,
     };
     let mut made = builder.work();
     // A layer that a cache had promised cannot be had: its step is no longer taken for cached, and runs.
@@ -339,18 +379,20 @@ struct Builder<'a> {
     resolver: &'a Resolver<'a>,
     imports: Option<&'a Imports<'a>>,
     ledger: &'a Ledger,
+    wreck: &'a RefCell<Option<Wreck>>,
 }
 
 impl Builder<'_> {
     /// Runs what has to run, writes outputs and caches.
     fn work(&self) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
-        let Self { environment, request, plan, resolver, imports, ledger } = *self;
+        let Self { environment, request, plan, resolver, imports, ledger, wreck } = *self;
         let unless_stopped =
             |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
         let pending = imports.map(|imports| imports as &dyn Pending);
         let snapshots = || Ok::<_, SnapshotError>(Snapshots::new(environment.store)?.with_pending(pending));
-        // With caches a failure may be followed by another try, so it must not cancel the whole build.
-        let cancel = if imports.is_some() { request.cancel.child() } else { request.cancel.clone() };
+        // With caches a failure may be followed by another try, or by a shell, so it must not cancel the whole build.
+        let goes_on = imports.is_some() || request.on_failure.is_some();
+        let cancel = if goes_on { request.cancel.child() } else { request.cancel.clone() };
         let executor = LocalExecutor {
             store: environment.store,
             snapshots: snapshots()?,
@@ -367,6 +409,7 @@ impl Builder<'_> {
             fetched: Fetched::default(),
             imports,
             listings: request.recorder.is_some().then(|| Shelf::new(environment.store.root()).listings()),
+            wrecks: request.on_failure.is_some().then(Wrecks::default),
         };
         let options = Options {
             keep_going: request.keep_going,
@@ -376,8 +419,12 @@ impl Builder<'_> {
         };
         let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
         roots.dedup();
-        let solved = solve::solve(&plan.graph, &roots, &executor, &options)
-            .map_err(|failure| failed(&plan.graph, failure))?;
+        let solved = solve::solve(&plan.graph, &roots, &executor, &options).map_err(|failure| {
+            if let Some(wrecks) = &executor.wrecks {
+                wreck.replace(Wreck::of(&plan.graph, &failure, wrecks));
+            }
+            failed(&plan.graph, failure)
+        })?;
         if request.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
@@ -460,7 +507,7 @@ fn report(
 }
 
 fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
-    let solve::Failure { vertex, error, interrupted, others } = failure;
+    let solve::Failure { vertex, error, interrupted, inputs: _, others } = failure;
     if matches!(error, OpError::Cancelled) || interrupted {
         return BuildError::Cancelled;
     }

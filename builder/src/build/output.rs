@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::{BuildError, Environment, Request};
 use crate::base::digest::Digest;
 use crate::base::events::Event;
-use crate::export::archive;
+use crate::export::archive::{self, Label, Parcel};
 use crate::export::assemble::{self, BuiltIndex};
 use crate::export::layers::{Absent, LayerOptions};
 use crate::export::merge::{self, Form, MANY_LAYERS};
@@ -18,10 +18,10 @@ use crate::image::reference::Reference;
 use crate::layer::compress::Compression;
 use crate::ops::executor::VertexResult;
 use crate::plan::graph::{Op, Plan, PlannedImage};
-use crate::registry::PushOptions;
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::Solved;
 use crate::store::records::{ImageRecord, SnapshotId, StepResult, now};
+use crate::transfer::{self, Inventory, Moved, PushTarget, StoreContent};
 
 /// Compression gains nothing from more, and each has blocks of its own in memory.
 const MAX_COMPRESSION_THREADS: usize = 16;
@@ -256,31 +256,28 @@ impl Writer<'_> {
 
     fn archive(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
         let store = self.environment.store;
+        let (parcel, labels) = (Parcel::from(built), Label::of(names));
         let docker = self.output.kind == OutputKind::Docker;
         match &self.output.destination {
             Some(Destination::Path(path)) if !self.output.archive => {
-                Ok(archive::write_directory(store, built, names, path)?)
+                Ok(archive::write_directory(store, &parcel, &labels, path)?)
             }
-            Some(destination) => Ok(archive::write_archive(store, built, names, destination, docker)?),
+            Some(destination) => Ok(archive::write_archive(store, &parcel, &labels, destination, docker)?),
             None if docker => self.load(built, names),
-            None => Ok(archive::write_archive(store, built, names, &Destination::Stdout, false)?),
+            None => Ok(archive::write_archive(store, &parcel, &labels, &Destination::Stdout, false)?),
         }
     }
 
     /// Gives the image its names in the store.
     fn keep(&self, built: &BuiltIndex, names: &[Reference]) -> Result<(), BuildError> {
-        // Should the index be left behind, the next process brings it up to date.
-        self.environment.store.writing()?;
-        for name in names {
-            self.environment.store.database().name_image(&ImageRecord {
-                name: name.to_string(),
-                media_type: built.descriptor.media_type.clone(),
-                digest: built.descriptor.digest,
-                size_bytes: built.size_bytes(),
-                created: now(),
-            })?;
-        }
-        Ok(self.environment.store.write_index()?)
+        let record = |name: &Reference| ImageRecord {
+            name: name.to_string(),
+            media_type: built.descriptor.media_type.clone(),
+            digest: built.descriptor.digest,
+            size_bytes: built.size_bytes(),
+            created: now(),
+        };
+        Ok(transfer::name_in_store(self.environment.store, names.iter().map(record))?)
     }
 
     fn is_here(&self, blob: &Descriptor) -> bool {
@@ -310,43 +307,40 @@ impl Writer<'_> {
             return Err(BuildError::NoName);
         }
         let Environment { store, registry, .. } = self.environment;
-        for name in names {
-            for image in &built.images {
-                for blob in image.manifest.layers.iter().chain([&image.manifest.config]) {
-                    let progress = |done_bytes| {
-                        self.request.events.send(Event::Progress {
-                            step: super::export_step(self.plan),
-                            what: format!("pushing sha256:{}", blob.digest.short()),
-                            done_bytes,
-                            total_bytes: Some(blob.size),
-                        });
-                    };
-                    if let Some(snapshot) = absent.get(&blob.digest).filter(|_| !self.is_here(blob)) {
-                        let same = self.beside.iter().filter(|other| other.registry == name.registry);
-                        let from: Vec<String> = same.map(|other| other.repository.clone()).collect();
-                        if registry.take_blob(name, &blob.digest, &from)? {
-                            continue;
-                        }
-                        self.snapshots.fetch_pending(snapshot)?;
-                    }
-                    let options = PushOptions { progress: Some(&progress), ..PushOptions::default() };
-                    registry.push_blob(name, blob, &store.blob_path(&blob.digest), &options)?;
-                }
-                if built.images.len() > 1 {
-                    let digest = image.descriptor.digest;
-                    let by_digest = Reference { tag: None, digest: Some(digest), ..name.clone() };
-                    let bytes = store.read_blob(&digest, image.descriptor.size)?;
-                    registry.put_manifest(&by_digest, &image.descriptor.media_type, &bytes)?;
-                }
+        let content = StoreContent::new(store)?;
+        let inventory = Inventory::read(&content, &built.descriptor, None)?;
+        let watcher = |blob: &Descriptor, moved: Moved| {
+            if let Moved::Bytes(done_bytes) = moved {
+                self.request.events.send(Event::Progress {
+                    step: super::export_step(self.plan),
+                    what: format!("pushing sha256:{}", blob.digest.short()),
+                    done_bytes,
+                    total_bytes: Some(blob.size),
+                });
             }
-            let root = &built.descriptor;
-            let bytes = store.read_blob(&root.digest, root.size)?;
-            let target = if self.output.push_by_digest {
-                Reference { tag: None, digest: Some(root.digest), ..name.clone() }
-            } else {
-                name.clone()
-            };
-            registry.put_manifest(&target, &root.media_type, &bytes)?;
+        };
+        for name in names {
+            self.bring_absent(name, absent)?;
+            let target =
+                PushTarget { client: registry, reference: name, by_digest: self.output.push_by_digest };
+            transfer::push(&content, &inventory, target, &watcher)?;
+        }
+        Ok(())
+    }
+
+    /// Has the layers that are not here got by the registry itself, from another repository, or fetched.
+    fn bring_absent(
+        &self,
+        name: &Reference,
+        absent: &BTreeMap<Digest, SnapshotId>,
+    ) -> Result<(), BuildError> {
+        let Environment { store, registry, .. } = self.environment;
+        let same = self.beside.iter().filter(|other| other.registry == name.registry);
+        let from: Vec<String> = same.map(|other| other.repository.clone()).collect();
+        for (digest, snapshot) in absent {
+            if store.blob_size(digest).is_none() && !registry.take_blob(name, digest, &from)? {
+                self.snapshots.fetch_pending(snapshot)?;
+            }
         }
         Ok(())
     }
@@ -356,7 +350,8 @@ impl Writer<'_> {
         let dir = self.environment.store.temporary()?;
         let path = dir.path().join("image.tar");
         let destination = Destination::Path(path.clone());
-        archive::write_archive(self.environment.store, built, names, &destination, true)?;
+        let (parcel, labels) = (Parcel::from(built), Label::of(names));
+        archive::write_archive(self.environment.store, &parcel, &labels, &destination, true)?;
         let mut tried = Vec::new();
         for engine in ["docker", "podman"] {
             let mut command = Command::new(engine);

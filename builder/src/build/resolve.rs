@@ -165,13 +165,18 @@ impl ImageResolver for Resolver<'_> {
         let name = reference.to_string();
         let fail = |e: crate::store::StoreError| ResolveError { message: explain(&e), hint: None };
         // A digest means the same bytes for ever, so only names need asking.
+        let mut for_another = None;
         if self.pull != PullPolicy::Always || reference.digest.is_some() {
             let own = store.database().images().map_err(fail)?;
             if let Some(image) = own.iter().find(|image| image.name == name)
                 && let Some(found) =
                     self.in_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
             {
-                return Ok(Arc::new(found));
+                if is_for(&found.config, &request.platform) {
+                    return Ok(Arc::new(found));
+                }
+                // It may have been pulled for another platform; its registry may have this one.
+                for_another = Some(Arc::new(found));
             }
             let known = store.database().resolved(&name, &request.platform.to_string()).map_err(fail)?;
             let location = BlobLocation::Registry(reference.clone());
@@ -180,6 +185,9 @@ impl ImageResolver for Resolver<'_> {
             {
                 return Ok(Arc::new(found));
             }
+        }
+        if let (PullPolicy::Never, Some(found)) = (self.pull, &for_another) {
+            return Ok(found.clone());
         }
         if self.pull == PullPolicy::Never {
             return Err(ResolveError {
@@ -190,8 +198,15 @@ impl ImageResolver for Resolver<'_> {
         if self.cancel.is_cancelled() {
             return Err(ResolveError { message: "cancelled".to_owned(), hint: None });
         }
-        self.in_registry(&reference, &request.platform).map(Arc::new)
+        let resolved = self.in_registry(&reference, &request.platform).map(Arc::new);
+        // The plan has a finding about platforms that do not fit.
+        resolved.or_else(|error| for_another.ok_or(error))
     }
+}
+
+fn is_for(config: &ImageConfig, platform: &Platform) -> bool {
+    let own = Platform::new(&config.os, &config.architecture, &config.variant);
+    config.architecture.is_empty() || platform.distance(&own).is_some()
 }
 
 impl LayerFetcher for Resolver<'_> {

@@ -1,17 +1,16 @@
 //! `kiln run`: a command in a throwaway container of an image.
 
-use super::{BuildError, Environment, FailedStep, PullPolicy, Resolver};
+use super::{BuildError, Environment, FailedStep, PullPolicy, Resolver, debug};
 use crate::base::cancel::CancelToken;
 use crate::base::events::EventSink;
 use crate::image::platform::Platform;
 use crate::ops::executor::VertexResult;
-use crate::ops::{Fetched, LocalExecutor, RunDefaults, interactive};
+use crate::ops::{RunDefaults, interactive};
 use crate::plan::graph::{
     Graph, Guards, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, Privileges, RunSpec,
     SecurityMode, Vertex, VertexId,
 };
-use crate::sandbox::net::resolv::HostDns;
-use crate::snapshot::overlay::Snapshots;
+use crate::sandbox::runner::Ended;
 use crate::solve::{self, Options};
 
 /// What is to be run.
@@ -107,23 +106,14 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
     };
     let graph = Graph { vertices: vec![vertex] };
     let contexts = std::collections::BTreeMap::new();
-    let executor = LocalExecutor {
-        store: environment.store,
-        snapshots: Snapshots::new(environment.store)?,
-        sandboxes: environment.sandboxes,
-        fetcher: &resolver,
-        net: environment.net,
-        git: environment.git,
-        contexts: &contexts,
-        defaults: &request.defaults,
-        dns: HostDns::load().map_err(BuildError::Dns)?,
-        events: request.events.clone(),
-        cancel: request.cancel.clone(),
-        host: Platform::host(),
-        fetched: Fetched::default(),
-        imports: None,
-        listings: None,
-    };
+    let executor = debug::executor(
+        environment,
+        &resolver,
+        &contexts,
+        &request.defaults,
+        &request.events,
+        &request.cancel,
+    )?;
     let failed = |source| BuildError::Step {
         step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None },
         source: Box::new(source),
@@ -139,8 +129,13 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
             crate::ops::OpError::Cancelled => BuildError::Cancelled,
             other => failed(other),
         })?;
-    Ok(match (ended.code, ended.signal) {
+    Ok(exit_code(&ended))
+}
+
+/// How a command ended, as a shell tells it: 128 + N for signal N.
+pub(super) fn exit_code(ended: &Ended) -> u8 {
+    match (ended.code, ended.signal) {
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, signal) => 128u8.saturating_add(u8::try_from(signal.unwrap_or(0)).unwrap_or(0)),
-    })
+    }
 }

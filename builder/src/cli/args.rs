@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::ui::progress::Mode;
 use crate::ui::terminal;
 
+pub mod access;
 pub mod amount;
 pub mod build;
 pub mod cache;
@@ -20,8 +21,10 @@ pub mod check;
 pub mod choice;
 pub mod compare;
 pub mod config;
+pub mod debug;
 pub mod graph;
 pub mod limits;
+pub mod login;
 pub mod look;
 pub mod mounts;
 pub mod pair;
@@ -32,15 +35,18 @@ pub mod secret;
 pub mod source;
 pub mod ssh;
 pub mod store;
+pub mod transfer;
 pub mod ulimit;
 
 pub use build::BuildArgs;
 pub use check::CheckArgs;
 pub use compare::{DiffArgs, VerifyArgs};
+pub use login::{LoginArgs, LogoutArgs};
 pub use look::{CatArgs, CpArgs, LayersArgs, LsArgs};
 pub use mounts::CacheArgs;
 pub use run::RunArgs;
 pub use store::{DuArgs, FsckArgs, ImagesArgs, PruneArgs, ResetArgs, RmiArgs};
+pub use transfer::{CopyArgs, InspectArgs, PullArgs, PushArgs, TagArgs};
 
 /// Looks up an environment variable. Commands pass the process's, tests their own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -96,6 +102,20 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// List images
     Images(ImagesArgs),
+    /// Fetch an image from a registry into the store
+    Pull(Box<PullArgs>),
+    /// Send an image to a registry
+    Push(Box<PushArgs>),
+    /// Copy an image between the store, registries, layouts and archives
+    Copy(Box<CopyArgs>),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Show what an image is, here or in a registry
+    Inspect(Box<InspectArgs>),
+    /// Keep credentials for a registry
+    Login(LoginArgs),
+    /// Forget credentials for a registry
+    Logout(LogoutArgs),
     /// Remove images
     Rmi(RmiArgs),
     /// Show what differs between two images
@@ -131,6 +151,8 @@ pub enum Command {
     Log(record::LogArgs),
     /// Tell why steps of a build ran
     Explain(record::ExplainArgs),
+    /// Enter a step of a build with a shell: the one that failed, or any
+    Debug(Box<debug::DebugArgs>),
     /// Check a Buildfile without building it
     Check(Box<CheckArgs>),
     /// Draw the steps of a Buildfile

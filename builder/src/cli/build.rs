@@ -1,16 +1,21 @@
 //! `kiln build`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
+use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
-use super::args::choice::{Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
+use super::args::choice::{
+    Epoch, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::args::source::{ContextSource, FileSource};
@@ -20,16 +25,15 @@ use super::privileges::{self, Resolved};
 use super::session::{self, Privilege};
 use super::surroundings;
 use crate::base::cancel::CancelToken;
-use crate::build::{self, BuildError, Environment, PullPolicy, Report, Request};
+use crate::build::debug::{Arrival, ShellRequest};
+use crate::build::{self, BuildError, Environment, OnFailure, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
 use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{OutputKind, OutputSpec};
-use crate::net::Net;
 use crate::ops::{RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
 use crate::plan::without_credentials;
 use crate::record::{About, BuildRecord, Recorder, Shelf};
-use crate::registry::{self, Client};
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::DnsOverrides;
 use crate::sandbox::runner::Sandboxes;
@@ -63,9 +67,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     for notice in args.notices() {
         progress.sink().warn(notice);
     }
-    let net = Net::default();
-    let insecure = args.cache_from.iter().chain(&args.cache_to).filter_map(|cache| cache.insecure_host());
-    let registry = client_with(&net, &cancel, insecure.collect())?;
+    let access = access(&args)?;
+    let net = access.net()?;
+    let registry = access.client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
     let resolved = privileges::resolve(&args.privileges)?;
@@ -82,6 +86,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         request.engine_variables = engine_variables;
     }
     record(&args, &mut request, &store);
+    let told = on_failure(&args, &mut request, &progress);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::build(environment, &request);
@@ -95,6 +100,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     }
     let file = File { name: &request.file_name, text: &request.text };
     match result {
+        Err(error) if told.load(Ordering::SeqCst) => {
+            Ok(failure::of_build(&error, &file, &progress).exit_code())
+        }
         Ok(report) => finish(&args, &request, &report, record.as_ref()),
         Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
         Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
@@ -113,6 +121,36 @@ fn several(errors: &[BuildError], file: &File<'_>, progress: &Progress) -> Failu
         print::talk(failure.render(Style::stderr()));
     }
     Failure { causes: last.causes.clone(), ..last }.with_hint(format!("{} steps failed", errors.len()))
+}
+
+/// Enters a failed step with `--on-failure=shell`. Gives whether the failure has been told.
+fn on_failure(args: &BuildArgs, request: &mut Request, progress: &Progress) -> Arc<AtomicBool> {
+    let told = Arc::new(AtomicBool::new(false));
+    if args.on_failure == OnFailureFlag::Stop {
+        return told;
+    }
+    let (name, text) = (request.file_name.clone(), request.text.clone());
+    let (progress, recorder, flag) = (progress.clone(), request.recorder.clone(), told.clone());
+    let arrive = move |error: &BuildError, arrival: Result<&Arrival, &BuildError>| {
+        progress.finish();
+        let file = File { name: &name, text: &text };
+        if !flag.swap(true, Ordering::SeqCst) {
+            let failure = match error {
+                BuildError::Several(errors) => several(errors, &file, &progress),
+                error => failure::of_build(error, &file, &progress),
+            };
+            print::talk(failure.render(Style::stderr()).trim_end());
+        }
+        match arrival {
+            Ok(arrival) => super::debug::tell(arrival, recorder.as_ref().and_then(Recorder::record).as_ref()),
+            Err(reason) => print::talk(super::debug::not_entered(reason).render(Style::stderr()).trim_end()),
+        }
+    };
+    request.on_failure = Some(OnFailure {
+        shell: ShellRequest { command: Vec::new(), term: super::debug::term() },
+        arrive: Box::new(arrive),
+    });
+    told
 }
 
 /// Has the build recorded. Without random numbers there is no record, and a build all the same.
@@ -153,20 +191,18 @@ fn findings(file: &File<'_>, diagnostics: &[Diagnostic]) -> u8 {
     EXIT_FAILED
 }
 
-pub(super) fn client(net: &Net, cancel: &CancelToken) -> Result<Client, Failure> {
-    client_with(net, cancel, BTreeSet::new())
-}
-
-/// A client that does not ask the `insecure` hosts for a good certificate.
-fn client_with(net: &Net, cancel: &CancelToken, insecure: BTreeSet<String>) -> Result<Client, Failure> {
-    Client::new(registry::Options {
-        net: net.clone(),
-        auth_files: registry::default_auth_files(|name| std::env::var_os(name)),
-        credentials: BTreeMap::new(),
-        insecure,
-        cancel: cancel.clone(),
-    })
-    .map_err(|e| Failure::from_error(Kind::Config, &e))
+/// How registries are spoken to: credentials of the command line are for those that the image goes to.
+fn access(args: &BuildArgs) -> Result<Access, Failure> {
+    let outputs = outputs(args);
+    let pushed = || outputs.iter().filter(|output| output.push);
+    let names = |output: &OutputSpec| -> Vec<String> {
+        let all = args.tags.iter().chain(&output.names);
+        all.map(|name| name.registry.clone()).collect()
+    };
+    let caches = args.cache_from.iter().chain(&args.cache_to).filter_map(|cache| cache.insecure_host());
+    let insecure = caches.chain(pushed().filter(|output| output.insecure).flat_map(names)).collect();
+    let targets = pushed().flat_map(names).collect();
+    Access::new(&args.access, &targets, insecure)
 }
 
 fn request(
@@ -233,6 +269,7 @@ fn request(
         cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
         jobs,
         keep_going: args.keep_going,
+        on_failure: None,
         oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),
         recorder: None,
         events: progress.sink(),
@@ -331,7 +368,7 @@ fn proxies(build_args: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Where a secret is. Files are opened when a step asks, but a missing one is told now.
-fn secret(spec: &SecretSpec) -> Result<(String, SecretSource), Failure> {
+pub(super) fn secret(spec: &SecretSpec) -> Result<(String, SecretSource), Failure> {
     let from_file = |path: &Path| match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(SecretSource::File(path.to_owned())),
         Ok(_) => Err(usage(format!("secret `{}`: `{}` is not a file", spec.id, path.display()))),

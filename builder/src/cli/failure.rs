@@ -5,9 +5,11 @@ use std::error::Error;
 use crate::build::BuildError;
 use crate::cache::CacheError;
 use crate::ops::OpError;
+use crate::registry::RegistryError;
 use crate::sandbox::runner::SandboxError;
 use crate::snapshot::pending::LostLayer;
 use crate::store::StoreError;
+use crate::transfer::TransferError;
 use crate::ui::failure::{Failure, Kind, Place, StepTail};
 use crate::ui::progress::Progress;
 
@@ -45,6 +47,44 @@ pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
         return full_disk(Failure::from_error(Kind::Resources, error));
     }
     Failure::from_error(Kind::User, error)
+}
+
+/// A failure of moving an image.
+pub(super) fn of_transfer(error: &TransferError) -> Failure {
+    if error.is_cancelled() {
+        return Failure::new(Kind::Interrupted, "stopped; what was complete is kept");
+    }
+    if is_full_disk(error) {
+        return full_disk(Failure::from_error(Kind::Resources, error));
+    }
+    if let TransferError::Store(error) = error {
+        return of_store(error);
+    }
+    let failure = Failure::from_error(kind_of_transfer(error), error);
+    match error.hint() {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+/// A failure of a registry that was asked directly.
+pub(super) fn of_registry(error: &RegistryError) -> Failure {
+    if error.is_cancelled() {
+        return Failure::new(Kind::Interrupted, "stopped");
+    }
+    let failure = Failure::from_error(Kind::Network, error);
+    match error.hint() {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+fn kind_of_transfer(error: &TransferError) -> Kind {
+    match error {
+        TransferError::Registry(_) => Kind::Network,
+        TransferError::Store(_) => Kind::Config,
+        _ => Kind::User,
+    }
 }
 
 fn full_disk(failure: Failure) -> Failure {
@@ -95,6 +135,11 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
     {
         failure = failure.with_hint(hint);
     }
+    if let BuildError::Transfer(error) = error
+        && let Some(hint) = error.hint()
+    {
+        failure = failure.with_hint(hint);
+    }
     if let BuildError::CacheExport { source, .. } = error {
         if let Some(hint) = source.hint() {
             failure = failure.with_hint(hint);
@@ -117,6 +162,7 @@ fn kind(error: &BuildError) -> Kind {
     }
     match error {
         BuildError::Registry(_) => Kind::Network,
+        BuildError::Transfer(error) => kind_of_transfer(error),
         BuildError::CacheExport { source, .. } if matches!(**source, CacheError::Registry(_)) => {
             Kind::Network
         }

@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and the way from typed errors to messages and exit codes.
 
+mod access;
 pub mod args;
 mod build;
 mod cache;
@@ -7,11 +8,14 @@ mod check;
 mod compare;
 mod config;
 mod context;
+mod debug;
 mod du;
 mod failure;
 mod fsck;
 mod graph;
+mod inspect;
 mod layers;
+mod login;
 mod look;
 mod privileges;
 mod prune;
@@ -23,6 +27,7 @@ mod session;
 mod shell;
 mod store;
 mod surroundings;
+mod transfer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,6 +56,13 @@ pub fn main() -> ExitCode {
         Command::Images(images) => store::images(root, &images),
         Command::Diff(diff) => compare::diff(root, &diff),
         Command::Verify(verify) => compare::verify(root, &verify),
+        Command::Pull(pull) => transfer::pull(root, &pull),
+        Command::Push(push) => transfer::push(root, &push),
+        Command::Copy(copy) => transfer::copy(root, &copy),
+        Command::Tag(tag) => transfer::tag(root, &tag),
+        Command::Inspect(inspect) => inspect::inspect(root, &inspect),
+        Command::Login(login) => login::login(&login),
+        Command::Logout(logout) => login::logout(&logout),
         Command::Layers(layers) => layers::layers(root, &layers),
         Command::Ls(ls) => look::ls(root, &ls),
         Command::Cat(cat) => look::cat(root, &cat),
@@ -65,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Info(info) => store::info(root, &info),
         Command::History(history) => record::history(root, &history),
         Command::Log(log) => record::log(root, &log),
+        Command::Debug(debug) => debug::debug(root, &debug),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::Graph(graph) => graph::graph(&graph),

@@ -31,7 +31,7 @@ fn printed(result: io::Result<()>) -> Result<(), Failure> {
     result.map_err(|e| Failure::from_error(Kind::User, &e))
 }
 
-fn failure(error: &RecordError) -> Failure {
+pub(super) fn record_failure(error: &RecordError) -> Failure {
     let failure = Failure::from_error(Kind::User, error);
     match error {
         RecordError::None => failure.with_hint("build something, or name the store with --root DIR"),
@@ -46,15 +46,15 @@ fn shelf(root: Option<PathBuf>) -> Result<Shelf, Failure> {
 }
 
 fn find(shelf: &Shelf, build: Option<&str>) -> Result<(Entry, BuildRecord), Failure> {
-    let entry = shelf.find(build).map_err(|e| failure(&e))?;
-    let record = shelf.read(&entry).map_err(|e| failure(&e))?;
+    let entry = shelf.find(build).map_err(|e| record_failure(&e))?;
+    let record = shelf.read(&entry).map_err(|e| record_failure(&e))?;
     Ok((entry, record))
 }
 
 /// `kiln history`.
 pub(super) fn history(root: Option<PathBuf>, args: &HistoryArgs) -> Result<u8, Failure> {
     let shelf = shelf(root)?;
-    let entries = shelf.entries().map_err(|e| failure(&e))?;
+    let entries = shelf.entries().map_err(|e| record_failure(&e))?;
     let entries = entries.iter().take(args.last.unwrap_or(usize::MAX));
     let heads: Vec<(&Entry, Result<Head, RecordError>)> =
         entries.map(|entry| (entry, shelf.head(entry))).collect();
@@ -148,7 +148,7 @@ pub(super) fn log(root: Option<PathBuf>, args: &LogArgs) -> Result<u8, Failure> 
     let mut found = false;
     let mut all = Vec::new();
     for step in steps {
-        let lines = match shelf.log(&entry, step.number).map_err(|e| failure(&e))? {
+        let lines = match shelf.log(&entry, step.number).map_err(|e| record_failure(&e))? {
             Some(log) => matching(log, args),
             None => Vec::new(),
         };

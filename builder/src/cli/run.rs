@@ -1,11 +1,13 @@
 //! `kiln run`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::access::Access;
 use super::args::RunArgs;
 use super::args::choice::UserNamespace;
 use super::args::run::RunImage;
-use super::build::{bound, client, defaults, network, pull};
+use super::build::{bound, defaults, network, pull};
 use super::failure::{self, File};
 use super::privileges;
 use super::session::{self, Privilege};
@@ -15,7 +17,6 @@ use crate::build::{self, Environment, RunRequest};
 use crate::context::git::GitEnvironment;
 use crate::context::layout;
 use crate::image::platform::Platform;
-use crate::net::Net;
 use crate::sandbox::runner::Sandboxes;
 use crate::ui::failure::Failure;
 use crate::ui::progress::{Mode, Progress, Target};
@@ -32,8 +33,9 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     if matches!(privilege, Privilege::Single(_)) {
         crate::ui::print::talk(format!("warning: {}", session::single_id_notice()));
     }
-    let net = Net::default();
-    let registry = client(&net, &cancel)?;
+    let access = Access::new(&args.access, &BTreeSet::from_iter(registry_of(&args.image)), BTreeSet::new())?;
+    let net = access.net()?;
+    let registry = access.client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::iter::empty());
     let host_ids = args.userns == UserNamespace::Host;
     let resolved = privileges::resolve(&args.privileges)?;
@@ -70,4 +72,11 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::run(environment, &request);
     result.map_err(|error| failure::of_build(&error, &File { name: "", text: "" }, &progress))
+}
+
+fn registry_of(image: &RunImage) -> Option<String> {
+    match image {
+        RunImage::Named(reference) => Some(reference.registry.clone()),
+        RunImage::Layout(_) => None,
+    }
 }

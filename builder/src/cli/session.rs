@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::thread::CapabilitySet;
 
 use crate::base::cancel::CancelToken;
+use crate::sandbox::terminal;
 use crate::store::{Store, StoreError};
 use crate::sys::userns::{self, EnterError, Entered, IdMap, NoSubordinateIds};
 use crate::sys::{process, signals};
@@ -202,6 +203,7 @@ pub(super) fn watch_signals(cancel: CancelToken, progress: Progress) {
         let mut stopping = false;
         while signals::wait_termination().is_ok() {
             if stopping {
+                terminal::restore();
                 std::process::exit(i32::from(EXIT_INTERRUPTED));
             }
             stopping = true;

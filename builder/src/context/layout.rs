@@ -222,6 +222,12 @@ impl Layout {
         })
     }
 
+    /// The manifest or index that `wanted` names, all its platforms included.
+    pub fn root(&self, wanted: &LayoutRef) -> Result<Descriptor, LayoutError> {
+        let index: Index = self.parse("index.json", &self.small("index.json")?)?;
+        self.choose(&index, wanted, &Platform::host())
+    }
+
     fn choose(
         &self,
         index: &Index,

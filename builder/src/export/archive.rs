@@ -13,9 +13,10 @@ use serde::Serialize;
 
 use super::assemble::BuiltIndex;
 use super::spec::Destination;
-use crate::image::manifest::{Descriptor, Index, to_bytes};
+use crate::base::digest::Digest;
+use crate::image::manifest::{Descriptor, Index, Manifest, to_bytes};
 use crate::image::reference::Reference;
-use crate::layer::blob::{BlobError, VerifiedReader};
+use crate::layer::blob::VerifiedReader;
 use crate::snapshot::diff::{DiffError, LayerOptions};
 use crate::snapshot::tree;
 use crate::store::{Store, StoreError};
@@ -41,6 +42,12 @@ pub enum OutputFailure {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot read blob {digest} for the output")]
+    Blob {
+        digest: Digest,
+        #[source]
+        source: io::Error,
+    },
     #[error(
         "a docker archive holds one platform, but {count} were built: choose one with --platform, or use type=oci"
     )]
@@ -117,21 +124,77 @@ impl Target {
     }
 }
 
+/// What an archive or a layout is made of, wherever its blobs are.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    /// Manifest or index.
+    pub root: Descriptor,
+    /// Everything, the root included, each once.
+    pub blobs: Vec<Descriptor>,
+    /// The images' manifests.
+    pub images: Vec<Manifest>,
+}
+
+impl From<&BuiltIndex> for Parcel {
+    fn from(built: &BuiltIndex) -> Self {
+        let mut root = built.descriptor.clone();
+        if built.images.len() > 1 {
+            root.platform = None;
+        }
+        let images = built.images.iter().map(|image| image.manifest.clone()).collect();
+        Self { root, blobs: built.blobs(), images }
+    }
+}
+
+/// A name of an image in a layout or an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Label {
+    /// A whole name.
+    Image(Reference),
+    /// Nothing but a tag.
+    Tag(String),
+}
+
+impl Label {
+    /// Labels of names.
+    pub fn of(names: &[Reference]) -> Vec<Self> {
+        names.iter().cloned().map(Self::Image).collect()
+    }
+
+    fn tag(&self) -> Option<&String> {
+        match self {
+            Self::Image(name) => name.tag.as_ref(),
+            Self::Tag(tag) => Some(tag),
+        }
+    }
+}
+
+/// Where the blobs of a parcel are.
+pub trait BlobShelf {
+    /// A reader that reports an error at its end when the blob is not what its descriptor says.
+    fn open_verified<'s>(&'s self, blob: &Descriptor) -> Result<Box<dyn io::Read + 's>, OutputFailure>;
+}
+
+impl BlobShelf for Store {
+    fn open_verified<'s>(&'s self, blob: &Descriptor) -> Result<Box<dyn io::Read + 's>, OutputFailure> {
+        let file = self.open_blob(&blob.digest)?;
+        Ok(Box::new(VerifiedReader::new(file, blob.digest, Some(blob.size))))
+    }
+}
+
 /// One descriptor for each name in `index.json`, or one without a name.
-fn root_descriptors(image: &BuiltIndex, names: &[Reference]) -> Vec<Descriptor> {
-    let mut root = image.descriptor.clone();
-    if image.images.len() > 1 {
-        root.platform = None;
+fn root_descriptors(parcel: &Parcel, labels: &[Label]) -> Vec<Descriptor> {
+    if labels.is_empty() {
+        return vec![parcel.root.clone()];
     }
-    if names.is_empty() {
-        return vec![root];
-    }
-    names
+    labels
         .iter()
-        .map(|name| {
-            let mut named = root.clone();
-            named.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
-            if let Some(tag) = &name.tag {
+        .map(|label| {
+            let mut named = parcel.root.clone();
+            if let Label::Image(name) = label {
+                named.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+            }
+            if let Some(tag) = label.tag() {
                 named.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.clone());
             }
             named
@@ -143,23 +206,23 @@ const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Writes a tar of an OCI layout; with `docker` also the `manifest.json` that `docker load` reads (fact 96).
 pub fn write_archive(
-    store: &Store,
-    image: &BuiltIndex,
-    names: &[Reference],
+    shelf: &dyn BlobShelf,
+    parcel: &Parcel,
+    labels: &[Label],
     destination: &Destination,
     docker: bool,
 ) -> Result<(), OutputFailure> {
-    if docker && image.images.len() > 1 {
-        return Err(OutputFailure::SeveralPlatforms { count: image.images.len() });
+    if docker && parcel.images.len() > 1 {
+        return Err(OutputFailure::SeveralPlatforms { count: parcel.images.len() });
     }
     let mut documents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     documents.insert("oci-layout".to_owned(), OCI_LAYOUT.to_vec());
-    documents.insert("index.json".to_owned(), to_bytes(&Index::new(root_descriptors(image, names))));
+    documents.insert("index.json".to_owned(), to_bytes(&Index::new(root_descriptors(parcel, labels))));
     if docker {
-        documents.insert("manifest.json".to_owned(), docker_manifest(image, names));
+        documents.insert("manifest.json".to_owned(), docker_manifest(parcel, labels));
     }
-    let mut blobs: BTreeMap<String, Descriptor> = BTreeMap::new();
-    for blob in image.blobs() {
+    let mut blobs: BTreeMap<String, &Descriptor> = BTreeMap::new();
+    for blob in &parcel.blobs {
         blobs.insert(format!("blobs/sha256/{}", blob.digest.hex()), blob);
     }
     let (target, writer) = Target::open(destination)?;
@@ -171,7 +234,7 @@ pub fn write_archive(
         append(&mut archive, header, directory, io::empty()).map_err(fail(&path))?;
     }
     for (name, blob) in &blobs {
-        let file = verified(store, blob)?;
+        let file = shelf.open_verified(blob)?;
         append(&mut archive, header(blob.size, 0o444, tar::EntryType::Regular), name, file)
             .map_err(of_blob(blob, &path))?;
     }
@@ -183,19 +246,13 @@ pub fn write_archive(
     target.finish(writer)
 }
 
-/// A blob on its way out: what the disk made of it since it was stored must not get into an image.
-fn verified(store: &Store, blob: &Descriptor) -> Result<VerifiedReader<fs::File>, StoreError> {
-    Ok(VerifiedReader::new(store.open_blob(&blob.digest)?, blob.digest, Some(blob.size)))
-}
-
-/// Tells a damaged blob from an output that cannot be written.
+/// Tells a blob that is damaged or cannot be read from an output that cannot be written: the errors of readers have
+/// an error inside, those of files a number.
 fn of_blob(blob: &Descriptor, path: &Path) -> impl FnOnce(io::Error) -> OutputFailure {
     let (digest, path) = (blob.digest, path.to_owned());
-    move |error| {
-        if error.get_ref().is_some_and(|cause| cause.is::<BlobError>()) {
-            return StoreError::DamagedBlob { digest }.into();
-        }
-        OutputFailure::Write { path, source: error }
+    move |source| match source.get_ref() {
+        Some(_) => OutputFailure::Blob { digest, source },
+        None => OutputFailure::Write { path, source },
     }
 }
 
@@ -221,7 +278,7 @@ fn append(
     archive.append(&header, data)
 }
 
-fn docker_manifest(image: &BuiltIndex, names: &[Reference]) -> Vec<u8> {
+fn docker_manifest(parcel: &Parcel, labels: &[Label]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Entry {
@@ -229,14 +286,19 @@ fn docker_manifest(image: &BuiltIndex, names: &[Reference]) -> Vec<u8> {
         repo_tags: Vec<String>,
         layers: Vec<String>,
     }
-    let blob = |digest: &crate::base::digest::Digest| format!("blobs/sha256/{}", digest.hex());
-    let entries: Vec<Entry> = image
+    let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+    let names = labels.iter().filter_map(|label| match label {
+        Label::Image(name) => name.tag.is_some().then(|| name.familiar()),
+        Label::Tag(_) => None,
+    });
+    let repo_tags: Vec<String> = names.collect();
+    let entries: Vec<Entry> = parcel
         .images
         .iter()
-        .map(|one| Entry {
-            config: blob(&one.config_digest),
-            repo_tags: names.iter().filter(|name| name.tag.is_some()).map(Reference::familiar).collect(),
-            layers: one.manifest.layers.iter().map(|layer| blob(&layer.digest)).collect(),
+        .map(|manifest| Entry {
+            config: blob(&manifest.config.digest),
+            repo_tags: repo_tags.clone(),
+            layers: manifest.layers.iter().map(|layer| blob(&layer.digest)).collect(),
         })
         .collect();
     serde_json::to_vec(&entries).expect("invariant: plain structs always serialise")
@@ -244,9 +306,9 @@ fn docker_manifest(image: &BuiltIndex, names: &[Reference]) -> Vec<u8> {
 
 /// Writes an OCI layout directory, or adds the image to one that is there.
 pub fn write_directory(
-    store: &Store,
-    image: &BuiltIndex,
-    names: &[Reference],
+    shelf: &dyn BlobShelf,
+    parcel: &Parcel,
+    labels: &[Label],
     path: &Path,
 ) -> Result<(), OutputFailure> {
     let fail = || OutputFailure::write(path);
@@ -263,21 +325,21 @@ pub fn write_directory(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Index::new(Vec::new()),
         Err(error) => return Err(fail()(error)),
     };
-    for blob in image.blobs() {
+    for blob in &parcel.blobs {
         let target = blobs.join(blob.digest.hex());
         if fs::metadata(&target).is_ok_and(|m| m.len() == blob.size) {
             continue;
         }
-        let mut source = verified(store, &blob)?;
+        let mut source = shelf.open_verified(blob)?;
         let mut copy = tempfile::Builder::new()
             .prefix(".kiln-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(&blobs)
             .map_err(fail())?;
-        io::copy(&mut source, copy.as_file_mut()).map_err(of_blob(&blob, path))?;
+        io::copy(&mut source, copy.as_file_mut()).map_err(of_blob(blob, path))?;
         copy.persist(&target).map_err(|e| fail()(e.error))?;
     }
-    for added in root_descriptors(image, names) {
+    for added in root_descriptors(parcel, labels) {
         let name = added.annotations.get("org.opencontainers.image.ref.name").cloned();
         // A name belongs to one image; an image without a name is listed once.
         index.manifests.retain(|m| match &name {

@@ -30,6 +30,7 @@ use super::commit::{commit, merge, scratch};
 use super::executor::{Executor, VertexResult};
 use super::image::{self, LayerFetcher};
 use super::imports::Imports;
+use super::run::Wrecks;
 use super::trust::Bundle;
 use super::{OpError, mounted, run, sources};
 
@@ -115,6 +116,8 @@ pub struct LocalExecutor<'a> {
     pub imports: Option<&'a Imports<'a>>,
     /// Where listings of what COPY reads are kept, when the build is recorded.
     pub listings: Option<Listings>,
+    /// Keeps what failed attempts of RUN wrote.
+    pub wrecks: Option<Wrecks>,
 }
 
 impl LocalExecutor<'_> {

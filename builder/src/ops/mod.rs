@@ -20,5 +20,5 @@ pub use error::OpError;
 pub use image::LayerFetcher;
 pub use imports::{ImportSetup, Imports};
 pub use local::{LocalExecutor, RunDefaults, SecretSource};
-pub use run::interactive;
+pub use run::{Shell, Visit, Wrecks, interactive, missing, visit};
 pub use sources::Fetched;

@@ -4,48 +4,45 @@
 //! - secrets are read here and nowhere else; they go to the sandbox, and to what masks them in records;
 //! - the snapshot is committed only after the command ended with status 0.
 
+mod prepare;
+mod visit;
+
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, FileType, unlinkat};
 
 use crate::base::digest::{Digest, KeyHasher};
 use crate::base::events::{Event, Stream};
-use crate::base::limits::MAX_SECRET_BYTES;
-use crate::image::platform::Platform;
-use crate::plan::graph::{Guards, MountSource, MountSpec, NetworkMode, RunSpec, SecurityMode, Vertex};
-use crate::sandbox::agent::{self, Agent};
-use crate::sandbox::emulate::{self, Handler, Support};
+use crate::plan::graph::{Guards, MountSource, NetworkMode, RunSpec, SecurityMode, Vertex};
+use crate::sandbox::agent;
 use crate::sandbox::net::hosts::hosts_file;
 use crate::sandbox::net::{self, Policy};
 use crate::sandbox::runner::{Ended, SandboxError, Stop, Streams, readable};
-use crate::sandbox::spec::{
-    SandboxDevice, SandboxHelper, SandboxMount, SandboxNetwork, SandboxSeccomp, SandboxSource, SandboxSpec,
-};
+use crate::sandbox::spec::{SandboxDevice, SandboxHelper, SandboxNetwork, SandboxSeccomp, SandboxSpec};
+use crate::sandbox::terminal;
 use crate::snapshot::overlay::Begun;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::{Last, RootDir};
 
-use super::caches::{self, Claimed};
+use super::caches;
 use super::commit::commit;
-use super::local::{LocalExecutor, SecretSource};
-use super::trust::{self, Trusted};
+use super::local::LocalExecutor;
+use super::trust;
 use super::{OpError, guards, stubs};
+use prepare::{Caches, Prepared, prepare, read_secret};
+
+pub(super) use prepare::read_secret_file;
+pub use visit::{Shell, Visit, Wrecks, interactive, missing, visit};
 
 /// By which `host-gateway` reaches the host from inside a sandbox.
 const HOST_GATEWAY: IpAddr = IpAddr::V4(net::HOST_GATEWAY_V4);
 /// /dev/shm unless `--shm-size` says otherwise; docker's default.
 const SHM_SIZE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Longest `NAME=VALUE` that the kernel takes, with its end (`MAX_ARG_STRLEN`).
-const MAX_VARIABLE_BYTES: usize = 128 * 1024;
 
 /// Runs the command and commits what it changed.
 pub(super) fn execute(
@@ -65,7 +62,7 @@ pub(super) fn execute(
         executor,
         &vertex.guards,
         |failure| send(Stream::Stderr, failure.as_bytes()),
-        || attempt(executor, vertex, spec, inputs, base, &mut |stream, data| send(stream, data)),
+        || attempt(executor, vertex, spec, step, inputs, base, &mut |stream, data| send(stream, data)),
     )
 }
 
@@ -74,32 +71,28 @@ fn attempt(
     executor: &LocalExecutor<'_>,
     vertex: &Vertex,
     spec: &RunSpec,
+    step: u32,
     inputs: &[&StepResult],
     base: &StepResult,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<StepResult, OpError> {
     let begun = executor.snapshots.begin(&base.state.layers)?;
-    let mut prepared = Prepared::for_platform(executor, &vertex.platform)?;
-    prepared.caches = caches::claim(executor, vertex, spec, inputs)?;
-    for mount in parents_first(&spec.mounts) {
-        prepare_mount(executor, mount, spec, inputs, &mut prepared)?;
-    }
-    prepared.trust(executor, &base.state)?;
-    for (name, content) in &spec.scripts {
-        prepared.mounts.push(SandboxMount {
-            target: format!("/dev/pipes/{name}"),
-            source: SandboxSource::File {
-                content: content.clone().into_bytes(),
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-            },
-            read_only: true,
-        });
-    }
+    let claimed = caches::claim(executor, vertex, spec, inputs)?;
+    let caches = Caches { claimed, throwaway: false };
+    let prepared = prepare(executor, &vertex.platform, spec, inputs, &base.state, caches)?;
     let guards = &vertex.guards;
-    let ended = start(executor, spec, guards, &base.state, &begun, &prepared, Streams::Captured(output))?;
-    guards::verdict(spec, &guards::limits(executor, guards), &ended, |text| executor.events.warn(text))?;
+    let ended = start(executor, spec, guards, &base.state, &begun, &prepared, Streams::Captured(output));
+    let ended = ended.and_then(|ended| {
+        guards::verdict(spec, &guards::limits(executor, guards), &ended, |text| executor.events.warn(text))?;
+        Ok(ended)
+    });
+    let ended = match (ended, &executor.wrecks) {
+        (Err(error), Some(wrecks)) if error.is_of_command() => {
+            wrecks.keep(step, begun);
+            return Err(error);
+        }
+        (ended, _) => ended?,
+    };
     let upper = executor.snapshots.layer_dir_begun(&begun)?;
     if let (Some(trusted), Some(bundle)) = (&prepared.trusted, &executor.defaults.authorities) {
         trust::restore(&upper, &executor.snapshots.view(&base.state.layers)?, trusted, bundle)?;
@@ -107,22 +100,6 @@ fn attempt(
     remove_mount_points(&upper, &ended.made_mount_points);
     drop((prepared.scratch, prepared.caches, upper));
     commit(executor, base, begun, false)
-}
-
-/// Runs a command on a file system with kiln's own standard streams; what it changes is thrown away (`kiln run`).
-///
-/// # Errors
-/// When the command could not be started; a command that fails is not an error.
-pub fn interactive(
-    executor: &LocalExecutor<'_>,
-    base: &FsState,
-    platform: &Platform,
-    spec: &RunSpec,
-) -> Result<Ended, OpError> {
-    let begun = executor.snapshots.begin(&base.layers)?;
-    let mut prepared = Prepared::for_platform(executor, platform)?;
-    prepared.trust(executor, base)?;
-    start(executor, spec, &Guards::default(), base, &begun, &prepared, Streams::Inherited)
 }
 
 fn start(
@@ -135,6 +112,9 @@ fn start(
     streams: Streams<'_>,
 ) -> Result<Ended, OpError> {
     let mut sandbox = sandbox_spec(executor, spec, base, begun, prepared)?;
+    if matches!(streams, Streams::Terminal) {
+        sandbox.terminal = terminal::of_user();
+    }
     sandbox.group = guards::group(executor, &guards::limits(executor, guards));
     let serve = |sockets: Vec<OwnedFd>| agent::serve(sockets, &prepared.agents);
     let stop = Stop { cancel: &executor.cancel, timeout: guards.timeout };
@@ -145,176 +125,6 @@ fn start(
         }
         other => other.into(),
     })
-}
-
-/// What the mounts of one RUN need until it has ended.
-#[derive(Default)]
-struct Prepared {
-    mounts: Vec<SandboxMount>,
-    /// Mount points for the stub directory.
-    stubs: Vec<(String, bool)>,
-    /// Variables that name sockets.
-    env: Vec<String>,
-    /// Variables that hold secrets.
-    secret_env: Vec<String>,
-    caches: Claimed,
-    agents: Vec<Agent>,
-    /// Where the files of `--ca-bundle` are.
-    trusted: Option<Trusted>,
-    /// Upper directories whose content is thrown away.
-    scratch: Vec<Begun>,
-    /// Emulator to register.
-    handler: Option<Handler>,
-}
-
-impl Prepared {
-    /// With what programs of another processor need.
-    fn for_platform(executor: &LocalExecutor<'_>, platform: &Platform) -> Result<Self, OpError> {
-        let mut prepared = Self::default();
-        match emulate::support(
-            &executor.host.architecture,
-            &platform.architecture,
-            &executor.defaults.programs,
-        ) {
-            Support::Native | Support::Registered => {}
-            Support::Own(handler) => prepared.handler = Some(handler),
-            Support::Visible(interpreter) => {
-                let path = interpreter.display().to_string();
-                prepared.stubs.push((path.clone(), false));
-                let source = SandboxSource::HostFile { path: path.clone() };
-                prepared.mounts.push(SandboxMount { target: path, source, read_only: true });
-            }
-            Support::Missing(reason) => {
-                return Err(OpError::ForeignPlatform { platform: platform.to_string(), reason });
-            }
-        }
-        Ok(prepared)
-    }
-
-    /// With the authorities of `--ca-bundle`.
-    fn trust(&mut self, executor: &LocalExecutor<'_>, base: &FsState) -> Result<(), OpError> {
-        let Some(bundle) = &executor.defaults.authorities else { return Ok(()) };
-        self.trusted = Some(trust::lower(executor, base, bundle)?);
-        for mount in bundle.mounts() {
-            self.stubs.push((mount.target.clone(), false));
-            self.mounts.push(mount);
-        }
-        self.env.extend(trust::environment());
-        Ok(())
-    }
-
-    fn add(&mut self, spec: &MountSpec, source: SandboxSource, is_directory: bool) {
-        self.stubs.push((spec.target.clone(), is_directory));
-        self.mounts.push(SandboxMount { target: spec.target.clone(), source, read_only: spec.read_only });
-    }
-}
-
-/// A mount covers those below it that were there before, so parents come first whatever the order written (as in
-/// BuildKit); of equal targets the last one holds.
-fn parents_first(mounts: &[MountSpec]) -> Vec<&MountSpec> {
-    let mut ordered: Vec<&MountSpec> = mounts.iter().collect();
-    ordered.sort_by(|a, b| a.target.split('/').cmp(b.target.split('/')));
-    ordered
-}
-
-/// Mount points below a read-only bind, which nobody could make in it: relative to the bind's source.
-fn points_below(mount: &MountSpec, real: &str, spec: &RunSpec) -> Vec<(String, bool)> {
-    let below = |target: &str| Some(target.strip_prefix(&mount.target)?.strip_prefix('/')?.to_owned());
-    let point = |other: &MountSpec| {
-        let rest = below(&other.target).filter(|rest| !rest.is_empty())?;
-        let is_file = matches!(other.source, MountSource::Secret { .. } | MountSource::Ssh { .. });
-        Some((format!("{real}/{rest}"), !is_file))
-    };
-    spec.mounts.iter().filter_map(point).collect()
-}
-
-fn prepare_mount(
-    executor: &LocalExecutor<'_>,
-    mount: &MountSpec,
-    spec: &RunSpec,
-    inputs: &[&StepResult],
-    prepared: &mut Prepared,
-) -> Result<(), OpError> {
-    match &mount.source {
-        MountSource::Bind { input, path } => {
-            let missing = || OpError::MountSource { path: path.clone() };
-            let state = &inputs.get(*input).ok_or_else(missing)?.state;
-            let view = executor.snapshots.view(&state.layers)?;
-            let stat = view.stat(path.as_bytes(), Last::Follow)?.ok_or_else(missing)?;
-            let is_directory = FileType::from_raw_mode(stat.st_mode).is_dir();
-            let (lowers, upper) = if mount.read_only {
-                let mut lowers = executor.snapshots.read_only_lowers(&state.layers)?;
-                let real = view.entry(path.as_bytes(), Last::Follow, None)?.real;
-                let points = points_below(mount, &String::from_utf8_lossy(&real), spec);
-                if is_directory && !points.is_empty() {
-                    lowers.push(stubs::only(executor.store, &points)?);
-                }
-                (lowers, None)
-            } else {
-                let begun = executor.snapshots.begin(&state.layers)?;
-                let upper = begun.relative();
-                prepared.scratch.push(begun);
-                (executor.snapshots.read_only_lowers(&state.layers)?, Some(upper))
-            };
-            let source = SandboxSource::Layers { lowers, upper, path: path.clone() };
-            prepared.add(mount, source, is_directory);
-        }
-        MountSource::Cache { id, .. } => {
-            let path = prepared.caches.directories.get(id).cloned().ok_or(OpError::Cancelled)?;
-            prepared.add(mount, SandboxSource::Directory { path }, true);
-        }
-        MountSource::Tmpfs { size_bytes } => {
-            prepared.add(mount, SandboxSource::Tmpfs { size_bytes: *size_bytes }, true);
-        }
-        MountSource::Secret { id, env, required, mode, uid, gid, cache_key: _ } => {
-            let Some(value) = read_secret(executor, id)? else {
-                return if *required { Err(OpError::MissingSecret { id: id.clone() }) } else { Ok(()) };
-            };
-            if let Some(name) = env {
-                let text = std::str::from_utf8(&value).ok().filter(|text| !text.contains('\0'));
-                let text = text.ok_or_else(|| OpError::BinarySecret { id: id.clone() })?;
-                if name.len() + text.len() + 2 > MAX_VARIABLE_BYTES {
-                    return Err(OpError::LargeVariable { id: id.clone(), limit: MAX_VARIABLE_BYTES });
-                }
-                prepared.secret_env.push(format!("{name}={text}"));
-            }
-            if !mount.target.is_empty() {
-                let source = SandboxSource::File { content: value, mode: *mode, uid: *uid, gid: *gid };
-                prepared.add(mount, source, false);
-            }
-        }
-        MountSource::Ssh { id, required, mode, uid, gid } => match executor.defaults.agents.get(id) {
-            Some(agent) => {
-                if !prepared.env.iter().any(|pair| pair.starts_with("SSH_AUTH_SOCK=")) {
-                    prepared.env.push(format!("SSH_AUTH_SOCK={}", mount.target));
-                }
-                prepared.agents.push(agent.clone());
-                prepared.add(mount, SandboxSource::Socket { mode: *mode, uid: *uid, gid: *gid }, false);
-            }
-            None if *required => return Err(OpError::MissingAgent { id: id.clone() }),
-            None => {}
-        },
-    }
-    Ok(())
-}
-
-fn read_secret(executor: &LocalExecutor<'_>, id: &str) -> Result<Option<Vec<u8>>, OpError> {
-    let fail = |source| OpError::Secret { id: id.to_owned(), source };
-    match executor.defaults.secrets.get(id) {
-        None => Ok(None),
-        Some(SecretSource::Value(value)) => Ok(Some(value.clone())),
-        Some(SecretSource::File(path)) => match read_secret_file(path).map_err(fail)? {
-            None => Err(OpError::LargeSecret { id: id.to_owned(), limit: MAX_SECRET_BYTES }),
-            value => Ok(value),
-        },
-    }
-}
-
-/// The content of a secret's file; `None` when it is too large.
-pub(super) fn read_secret_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= MAX_SECRET_BYTES).then_some(bytes))
 }
 
 /// What the key holds of secrets whose mounts say `cachekey=true`: HMACs, so that who has the key but not the store
@@ -431,7 +241,7 @@ fn sandbox_spec(
         hosts: Some(hosts_file(&spec.hostname, &executor.defaults.hosts, gateway).map_err(bad_host)?),
         ids: executor.sandboxes.ids().map_err(OpError::io("read the id maps"))?,
         ipv6,
-        terminal: false,
+        terminal: None,
     })
 }
 

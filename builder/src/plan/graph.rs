@@ -61,7 +61,8 @@ pub struct Vertex {
 }
 
 /// kiln's own flags of RUN.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Guards {
     /// `--timeout`.
     pub timeout: Option<Duration>,
@@ -71,6 +72,13 @@ pub struct Guards {
     pub memory_bytes: Option<u64>,
     /// `--cpus`, in thousandths.
     pub cpus_milli: Option<u64>,
+}
+
+impl Guards {
+    /// Whether nothing is bounded.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What commands may do beyond docker's default, or less: `--cap-add`, `--cap-drop`, `--device`, `--security-opt`. In

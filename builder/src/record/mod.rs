@@ -28,6 +28,7 @@ pub mod shelf;
 use serde::{Deserialize, Serialize};
 
 use crate::base::digest::{CacheKey, Digest};
+use crate::plan::graph::Guards;
 
 pub use explain::explain;
 pub use listing::Listings;
@@ -186,6 +187,9 @@ pub struct StepRecord {
     /// Name and manifest digest of an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<(String, Digest)>,
+    /// Limits and attempts of a RUN.
+    #[serde(skip_serializing_if = "Guards::is_none")]
+    pub guards: Guards,
     /// Definition key.
     pub key: Option<CacheKey>,
     /// What it reads from outside.

@@ -300,6 +300,7 @@ impl Inner {
                 inputs: vertex.inputs.iter().map(|input| input.0 + 1).collect(),
                 spec: serde_json::to_value(public_spec(&vertex.op)).unwrap_or_default(),
                 image,
+                guards: vertex.guards.clone(),
                 key: noted.key,
                 outside: noted.outside,
                 content_key: noted.content_key,

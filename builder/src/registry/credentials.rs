@@ -16,9 +16,9 @@ use super::Inner;
 use crate::net::read_bounded;
 
 /// Largest file of credentials.
-const MAX_AUTH_FILE_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const MAX_AUTH_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// The key under which docker keeps the credentials of `docker.io`.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+pub(super) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// What proves who the user is.
 #[derive(Clone, PartialEq, Eq)]

@@ -49,7 +49,7 @@ impl Inner {
         }
         let strict = Endpoint::new(registry, "https", Verify::Strict)?;
         let loopback = strict.base.host_str().is_some_and(is_loopback);
-        let endpoint = if self.options.insecure.contains(registry) {
+        let endpoint = if self.options.all_insecure || self.options.insecure.contains(registry) {
             self.first_that_answers([
                 Endpoint::new(registry, "https", Verify::Lenient)?,
                 Endpoint::new(registry, "http", Verify::Lenient)?,

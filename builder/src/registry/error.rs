@@ -45,6 +45,19 @@ pub enum RegistryError {
         /// The registry's words.
         message: String,
     },
+    /// The registry lacks a blob or a manifest that the pushed manifest names.
+    #[error(
+        "registry `{registry}` does not take the manifest of `{reference}`: it lacks a part of it{}",
+        said(message)
+    )]
+    Incomplete {
+        /// As the user may write it.
+        reference: String,
+        /// Host.
+        registry: String,
+        /// The registry's words.
+        message: String,
+    },
     /// 401 or 403.
     #[error("registry `{registry}` refuses access to `{url}` (status {status}){}", said(message))]
     Denied {
@@ -229,12 +242,12 @@ impl RegistryError {
                     (None, Some(problem)) => {
                         format!("no credentials could be had for `{registry}`: {problem}")
                     }
-                    (None, None) => format!(
-                        "the image may not exist, or it needs a login: `docker login {registry}` or `podman login {registry}`"
-                    ),
+                    (None, None) => {
+                        format!("the image may not exist, or it needs a login: `kiln login {registry}`")
+                    }
                     (Some(_), _) => format!(
-                        "the stored credentials for `{registry}` were not good enough; log in again with \
-                     `docker login {registry}` or check the account's rights"
+                        "the credentials for `{registry}` were not good enough; log in again with `kiln login \
+                         {registry}` or check the account's rights"
                     ),
                 })
             }
@@ -309,6 +322,12 @@ pub(super) fn message_of(body: &[u8]) -> String {
         .filter(|text| !text.is_empty())
         .collect();
     tidy(&entries.join("; "))
+}
+
+/// The codes of an error answer.
+pub(super) fn codes_of(body: &[u8]) -> Vec<String> {
+    let parsed = serde_json::from_slice::<ErrorBody>(body);
+    parsed.map(|body| body.errors.into_iter().map(|entry| entry.code).collect()).unwrap_or_default()
 }
 
 /// One line without control characters.

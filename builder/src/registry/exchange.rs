@@ -109,9 +109,19 @@ impl Inner {
 
     /// The error that a bad answer stands for.
     pub(super) async fn refusal(&self, call: &Call<'_>, response: Response) -> RegistryError {
-        let status = response.status();
-        let url = redacted(response.url());
-        let message = message_of(&error_body(response).await);
+        let (status, url) = (response.status(), redacted(response.url()));
+        self.refused(call, url, status, &error_body(response).await)
+    }
+
+    /// [`Inner::refusal`] of an answer that has been read.
+    pub(super) fn refused(
+        &self,
+        call: &Call<'_>,
+        url: String,
+        status: StatusCode,
+        body: &[u8],
+    ) -> RegistryError {
+        let message = message_of(body);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(call, url, status, message),
             _ => RegistryError::Status {

@@ -19,17 +19,21 @@ use crate::image::reference::Reference;
 use crate::net::Net;
 
 mod auth;
+mod auth_file;
 mod credentials;
 mod endpoint;
 mod error;
 mod exchange;
+mod login;
 mod pull;
 mod push;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use auth_file::{AuthFileError, KeptIn, default_login_file, erase_login, keep_login};
 pub use credentials::{Credential, CredentialProblem, default_auth_files};
 pub use error::RegistryError;
+pub use login::LoginCheck;
 pub use push::{BlobOutcome, BlobSource, PushOptions};
 
 /// How a [`Client`] works.
@@ -43,6 +47,8 @@ pub struct Options {
     pub credentials: BTreeMap<String, Credential>,
     /// Registries (`host[:port]`) that may have a bad certificate or none at all.
     pub insecure: BTreeSet<String>,
+    /// All registries may.
+    pub all_insecure: bool,
     /// Stops every call.
     pub cancel: CancelToken,
 }
@@ -191,6 +197,11 @@ impl Client {
         bytes: &[u8],
     ) -> Result<Digest, RegistryError> {
         self.run(self.0.put_manifest(reference, media_type, bytes))
+    }
+
+    /// Whether a registry takes the credentials that the options have for it.
+    pub fn check_login(&self, registry: &str) -> Result<LoginCheck, RegistryError> {
+        self.run(self.0.check_login(registry))
     }
 
     fn run<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {

@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RANGE,
@@ -16,12 +17,13 @@ use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio::sync::mpsc;
 
 use super::endpoint::Endpoint;
+use super::error::{codes_of, message_of};
 use super::exchange::{Call, push_scope};
 use super::{Inner, RegistryError};
 use crate::base::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
-use crate::net::{redacted, retry};
+use crate::net::{error_body, redacted, retry};
 
 /// Blobs up to this size go in one request together with their digest.
 const MAX_INLINE_BYTES: u64 = 1024 * 1024;
@@ -31,12 +33,12 @@ const READ_BYTES: usize = 128 * 1024;
 /// A blob that can be read as often as it takes.
 pub trait BlobSource {
     /// A reader of the blob from byte `offset` on.
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>>;
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>>;
 }
 
 /// A blob in memory.
 impl BlobSource for Vec<u8> {
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
         let rest = usize::try_from(offset).ok().and_then(|start| self.get(start..)).unwrap_or_default();
         Ok(Box::new(io::Cursor::new(rest.to_vec())))
     }
@@ -44,7 +46,7 @@ impl BlobSource for Vec<u8> {
 
 /// A file that holds the blob.
 impl BlobSource for PathBuf {
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
         let mut file = File::open(self)?;
         file.seek(SeekFrom::Start(offset))?;
         Ok(Box::new(file))
@@ -56,6 +58,8 @@ impl BlobSource for PathBuf {
 pub struct PushOptions<'a> {
     /// Repositories of the same registry that may have the blob already.
     pub mount_from: Vec<String>,
+    /// Send it even if the registry says that it has it: what it says was wrong before.
+    pub resend: bool,
     /// Upload in chunks of this size instead of one stream; for registries or proxies that limit requests.
     pub chunk_bytes: Option<u64>,
     /// Hears the number of bytes so far; starts again at 0 when an upload does.
@@ -76,8 +80,19 @@ pub enum BlobOutcome {
 /// What a piece of an upload came to.
 enum Sent {
     Answer(Response),
-    /// The connection broke, or the answer was 5xx; worth another try.
-    Broken(RegistryError),
+    /// The connection broke, the session was lost, or the answer was 5xx; worth another try, after the time that the
+    /// registry asked for, if it did.
+    Broken(RegistryError, Option<Duration>),
+}
+
+/// What asking for a blob that may be there came to.
+enum Taken {
+    /// It is there now.
+    Here(BlobOutcome),
+    /// The registry could not mount it, and opened an upload for it.
+    Session(Url),
+    /// It has to be sent.
+    No,
 }
 
 impl Inner {
@@ -116,16 +131,32 @@ impl Inner {
         mount_from: &[String],
     ) -> Result<Option<BlobOutcome>, RegistryError> {
         let endpoint = self.endpoint(&reference.registry).await?;
+        Ok(match self.take(&endpoint, reference, digest, mount_from).await? {
+            Taken::Here(outcome) => Some(outcome),
+            Taken::Session(_) | Taken::No => None,
+        })
+    }
+
+    async fn take(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        digest: &Digest,
+        mount_from: &[String],
+    ) -> Result<Taken, RegistryError> {
         let scopes = Some(vec![push_scope(reference)]);
-        if self.blob_exists(&endpoint, reference, digest, scopes).await? {
-            return Ok(Some(BlobOutcome::Existed));
+        if self.blob_exists(endpoint, reference, digest, scopes).await? {
+            return Ok(Taken::Here(BlobOutcome::Existed));
         }
+        let mut taken = Taken::No;
         for from in mount_from.iter().filter(|from| **from != reference.repository) {
-            if self.mount(&endpoint, reference, digest, from).await? {
-                return Ok(Some(BlobOutcome::Mounted));
+            match self.mount(endpoint, reference, digest, from).await? {
+                Taken::No => {}
+                Taken::Here(outcome) => return Ok(Taken::Here(outcome)),
+                session @ Taken::Session(_) => taken = session,
             }
         }
-        Ok(None)
+        Ok(taken)
     }
 
     pub(super) async fn push_blob(
@@ -135,49 +166,62 @@ impl Inner {
         source: &dyn BlobSource,
         options: &PushOptions<'_>,
     ) -> Result<BlobOutcome, RegistryError> {
-        if let Some(outcome) = self.take_blob(reference, &descriptor.digest, &options.mount_from).await? {
-            return Ok(outcome);
-        }
         let endpoint = self.endpoint(&reference.registry).await?;
+        let mut opened = None;
+        if !options.resend {
+            match self.take(&endpoint, reference, &descriptor.digest, &options.mount_from).await? {
+                Taken::Here(outcome) => return Ok(outcome),
+                Taken::Session(session) => opened = Some(session),
+                Taken::No => {}
+            }
+        }
         let net = self.options.net.options();
         let mut attempt = 0;
         loop {
-            let session = self.start_upload(&endpoint, reference).await?;
+            let session = match opened.take() {
+                Some(session) => session,
+                None => self.start_upload(&endpoint, reference).await?,
+            };
             let result = match options.chunk_bytes {
                 Some(chunk_bytes) if chunk_bytes > 0 && chunk_bytes < descriptor.size => {
                     self.upload_chunks(&endpoint, reference, descriptor, source, options, session).await
                 }
                 _ => self.upload_whole(&endpoint, reference, descriptor, source, options, session).await,
             }?;
-            let error = match result {
+            let (error, asked) = match result {
                 Sent::Answer(_) => return Ok(BlobOutcome::Uploaded),
-                Sent::Broken(error) => error,
+                Sent::Broken(error, asked) => (error, asked),
             };
             if attempt >= net.retries {
                 return Err(error);
             }
-            tokio::time::sleep(retry::delay(net, attempt, None)).await;
+            tokio::time::sleep(retry::delay(net, attempt, asked)).await;
             attempt += 1;
         }
     }
 
     /// Asks the registry to take a blob from `from`. Any other answer than yes means no: a registry that cannot
-    /// mount opens an upload instead, which is left to run out.
+    /// mount opens an upload instead.
     async fn mount(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
         digest: &Digest,
         from: &str,
-    ) -> Result<bool, RegistryError> {
+    ) -> Result<Taken, RegistryError> {
         let mut url = endpoint.url(reference, "blobs/uploads/")?;
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
-        let mut call = Call::push(endpoint, reference, Method::POST, url);
+        // Done twice it is still mounted once, or there is one session more that nobody uses.
+        let mut call = Call { idempotent: true, ..Call::push(endpoint, reference, Method::POST, url) };
         call.scopes.push(format!("repository:{from}:pull"));
         match self.exchange(&call).await {
-            Ok(response) => Ok(response.status() == StatusCode::CREATED),
+            Ok(response) if response.status() == StatusCode::CREATED => Ok(Taken::Here(BlobOutcome::Mounted)),
+            Ok(response) if response.status() == StatusCode::ACCEPTED => {
+                Ok(location(&call.url, &response).map_or(Taken::No, Taken::Session))
+            }
+            Ok(_) => Ok(Taken::No),
             // No right to read the other repository is no reason to fail the push.
-            Err(RegistryError::Denied { .. }) => Ok(false),
+            Err(RegistryError::Denied { .. }) => Ok(Taken::No),
             Err(error) => Err(error),
         }
     }
@@ -295,7 +339,7 @@ impl Inner {
         loop {
             let response = match self.stream_piece(call, piece).await? {
                 Ok(response) => response,
-                Err(error) => return Ok(Sent::Broken(error)),
+                Err(error) => return Ok(Sent::Broken(error, None)),
             };
             match response.status() {
                 StatusCode::UNAUTHORIZED if !renewed => {
@@ -304,8 +348,10 @@ impl Inner {
                         return Ok(Sent::Answer(response));
                     }
                 }
-                status if retry::is_temporary_status(status) => {
-                    return Ok(Sent::Broken(self.refusal(call, response).await));
+                // 404: the registry does not know the session any more.
+                status if retry::is_temporary_status(status) || status == StatusCode::NOT_FOUND => {
+                    let asked = retry::asked_delay(response.headers());
+                    return Ok(Sent::Broken(self.refusal(call, response).await, asked));
                 }
                 _ => return Ok(Sent::Answer(response)),
             }
@@ -375,7 +421,7 @@ impl Inner {
         let call = Call { body: bytes.to_vec(), ..call.header(CONTENT_TYPE, media) };
         let response = self.exchange(&call).await?;
         if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
-            return Err(self.refusal(&call, response).await);
+            return Err(self.manifest_refused(&call, response).await);
         }
         let header = HeaderName::from_static("docker-content-digest");
         let stated =
@@ -386,6 +432,22 @@ impl Inner {
             }
             _ => Ok(digest),
         }
+    }
+}
+
+impl Inner {
+    async fn manifest_refused(&self, call: &Call<'_>, response: Response) -> RegistryError {
+        const LACKS: [&str; 3] = ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"];
+        let (status, url) = (response.status(), redacted(response.url()));
+        let body = error_body(response).await;
+        if codes_of(&body).iter().any(|code| LACKS.contains(&code.as_str())) {
+            return RegistryError::Incomplete {
+                reference: call.reference.familiar(),
+                registry: call.endpoint.registry.clone(),
+                message: message_of(&body),
+            };
+        }
+        self.refused(call, url, status, &body)
     }
 }
 

@@ -16,11 +16,11 @@ use std::time::Duration;
 use rustix::fs::{Gid, Mode, Uid, fchown};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::mounts;
 use super::net::{self, NetworkMode};
 use super::spec::{
     Report, SandboxHelper, SandboxLabels, SandboxNetwork, SandboxSeccomp, SandboxSpec, SetupFailure,
 };
+use super::{mounts, terminal};
 use crate::snapshot::accounts::{self, ResolvedUser};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::rootdir::RootDir;
@@ -110,12 +110,7 @@ fn start(
     mounts::enter_root().step("enter the root file system")?;
     rustix::system::sethostname(spec.hostname.as_bytes()).or_else(host_uts).step("set the host name")?;
     rustix::process::setsid().map_err(io::Error::from).step("start a session")?;
-    for (number, fd) in (0..).zip(&fds.stdio) {
-        process::install_stdio(fd.as_fd(), number).step("connect standard streams")?;
-    }
-    if spec.terminal {
-        process::set_controlling_terminal(fds.stdio[0].as_fd()).step("take the terminal")?;
-    }
+    streams(spec, fds, &user)?;
     for (resource, soft, hard) in &spec.limits {
         process::set_limit(*resource, *soft, *hard).step("set a resource limit")?;
     }
@@ -128,6 +123,19 @@ fn start(
     signals::unblock_termination().step("unblock signals")?;
     signals::default_dispositions();
     execute(spec, &user)
+}
+
+/// Connects standard input, output and error: what kiln sent, or a terminal.
+fn streams(spec: &SandboxSpec, fds: &Descriptors, user: &ResolvedUser) -> Result<(), Failed> {
+    let install =
+        |number, fd: BorrowedFd<'_>| process::install_stdio(fd, number).step("connect standard streams");
+    let Some(terminal) = spec.terminal else {
+        return (0..).zip(&fds.stdio).try_for_each(|(number, fd)| install(number, fd.as_fd()));
+    };
+    let (ours, theirs) = terminal::make(terminal, user.uid).step("make a terminal")?;
+    report(&fds.report, &Report::Terminal, &[ours.as_fd()]).step("hand over the terminal")?;
+    (0..3).try_for_each(|number| install(number, theirs.as_fd()))?;
+    process::set_controlling_terminal(theirs.as_fd()).step("take the terminal")
 }
 
 /// With the host's network the host name stays the host's when the kernel refuses.

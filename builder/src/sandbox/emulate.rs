@@ -162,7 +162,7 @@ fn emulator(directories: impl Iterator<Item = PathBuf>, name: &str) -> Option<Pa
 }
 
 /// Whether a file is an ELF program without an interpreter of its own (`PT_INTERP`).
-fn is_static(path: &Path) -> bool {
+pub fn is_static(path: &Path) -> bool {
     use std::os::unix::fs::FileExt as _;
     const PROGRAM_HEADER_BYTES: usize = 56;
     const INTERPRETER: u32 = 3;

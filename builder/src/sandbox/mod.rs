@@ -20,4 +20,5 @@ pub mod net;
 pub mod runner;
 pub mod seccomp;
 pub mod spec;
+pub mod terminal;
 pub mod zygote;

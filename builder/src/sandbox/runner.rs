@@ -20,6 +20,7 @@ use super::helper::NAMESPACE_SPOT;
 use super::net::mechanism::{self, Chosen, Helper, Programs};
 use super::net::{Channels, Policy, Proxy};
 use super::spec::{Report, SandboxSpec, SetupFailure};
+use super::terminal::Relay;
 use super::zygote::{ARGUMENT, DEVICE_SPOT, Hello, PROBE, Ready};
 use crate::base::cancel::CancelToken;
 use crate::base::events::Stream;
@@ -90,6 +91,8 @@ pub enum Streams<'a> {
     Captured(&'a mut dyn FnMut(Stream, &[u8])),
     /// To kiln's own.
     Inherited,
+    /// To the terminal that kiln's own are; the command has one of its own, see [`SandboxSpec::terminal`].
+    Terminal,
 }
 
 /// What serves listening sockets that the sandbox hands over (ssh agents). The returned value lives as long as the
@@ -246,6 +249,7 @@ impl Sandboxes {
             ended: None,
             made: Vec::new(),
             failure: None,
+            relay: None,
         };
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -257,6 +261,9 @@ impl Sandboxes {
             if late.is_some() || stop.cancel.is_cancelled() {
                 // Closing the socket makes the zygote kill the command; end of file on the pipes says it is gone.
                 drop(ours);
+                if let Some(relay) = follow.relay.take() {
+                    relay.finish();
+                }
                 for (stream, pipe) in &mut pipes {
                     while let Ok(count) = pipe.read(&mut buffer)
                         && count > 0
@@ -292,6 +299,9 @@ impl Sandboxes {
             }
         }
         drop(follow.proxy.take());
+        if let Some(relay) = follow.relay.take() {
+            relay.finish();
+        }
         if let Some(failure) = follow.failure {
             return Err(SandboxError::Setup(failure));
         }
@@ -371,6 +381,10 @@ impl Sandboxes {
 
 type Pipes = Vec<(Stream, std::fs::File)>;
 
+fn null() -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open("/dev/null")?.into())
+}
+
 fn stdio(streams: &Streams<'_>) -> io::Result<(Pipes, [OwnedFd; 3])> {
     match streams {
         Streams::Inherited => {
@@ -385,6 +399,7 @@ fn stdio(streams: &Streams<'_>) -> io::Result<(Pipes, [OwnedFd; 3])> {
                 [own(rustix::stdio::stdin())?, own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?];
             Ok((Vec::new(), stdio))
         }
+        Streams::Terminal => Ok((Vec::new(), [null()?, null()?, null()?])),
         Streams::Captured(_) => {
             let (out, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
             let (err, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -392,7 +407,7 @@ fn stdio(streams: &Streams<'_>) -> io::Result<(Pipes, [OwnedFd; 3])> {
                 // They belong to kiln's user, whom the command is not; it opens them again as /dev/stdout.
                 fchmod(pipe, Mode::from_raw_mode(0o666))?;
             }
-            let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+            let null = null()?;
             let pipes = vec![(Stream::Stdout, out.into()), (Stream::Stderr, err.into())];
             Ok((pipes, [null, out_write, err_write]))
         }
@@ -423,6 +438,7 @@ struct Follow {
     ended: Option<(Option<i32>, Option<i32>, Hits)>,
     made: Vec<String>,
     failure: Option<SetupFailure>,
+    relay: Option<Relay>,
 }
 
 impl Follow {
@@ -439,6 +455,10 @@ impl Follow {
                 let channels = Channels::from_fds(fds, direct).map_err(SandboxError::Network)?;
                 let policy = self.policy.take().unwrap_or_default();
                 self.proxy = Some(Proxy::start(channels, policy).map_err(SandboxError::Network)?);
+            }
+            Report::Terminal => {
+                let master = fds.into_iter().next().ok_or(SandboxError::Lost)?;
+                self.relay = Some(Relay::start(master).map_err(SandboxError::Talk)?);
             }
             Report::Sockets => self.served.push(sockets(fds)),
             Report::MadeMountPoints(paths) => self.made.extend(paths),

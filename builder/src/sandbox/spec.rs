@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{GroupSpec, Hits};
 use super::emulate::Handler;
 use super::net::mechanism::Helper;
+use super::terminal::SandboxTerminal;
 use crate::sys::userns::IdMap;
 
 /// One command and its world.
@@ -63,8 +64,8 @@ pub struct SandboxSpec {
     pub ids: IdMap,
     /// Offer IPv6 destinations in a private network.
     pub ipv6: bool,
-    /// Standard input is a terminal that becomes the controlling one.
-    pub terminal: bool,
+    /// A terminal of its own in place of the standard streams, which is also its controlling one.
+    pub terminal: Option<SandboxTerminal>,
 }
 
 /// The seccomp filter of a command.
@@ -190,6 +191,8 @@ pub enum Report {
     Probed(String),
     /// Listening sockets of `Socket` mounts follow, in order.
     Sockets,
+    /// kiln's end of the command's terminal follows.
+    Terminal,
     /// Mount points that had to be made in the upper directory.
     MadeMountPoints(Vec<String>),
     /// Setting up failed; the command was not started.

@@ -189,6 +189,17 @@ impl<'a> Snapshots<'a> {
         Ok(Begun { id, directory, keep: false })
     }
 
+    /// Makes a begun snapshot mountable a second time: a work directory of a volatile mount is refused for ever (the
+    /// kernel leaves `work/incompat/volatile` in it, see overlayfs.rst, Volatile mount).
+    pub fn begin_again(&self, begun: &Begun) -> Result<(), SnapshotError> {
+        let path = begun.directory.join("work");
+        let renew = || -> io::Result<()> {
+            remove_tree(&path)?;
+            fs::create_dir(&path)
+        };
+        renew().map_err(|source| SnapshotError::Io { action: "clean up", path: path.clone(), source })
+    }
+
     /// Makes a begun snapshot permanent.
     pub fn commit(
         &self,

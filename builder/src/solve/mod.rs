@@ -69,6 +69,8 @@ pub struct Failure<E> {
     pub error: E,
     /// The build was stopped from outside.
     pub interrupted: bool,
+    /// What it was given, when it came to run.
+    pub inputs: Vec<VertexResult>,
     /// What failed later and independently of it, when the build kept going.
     pub others: Vec<(VertexId, E)>,
 }
@@ -225,7 +227,8 @@ impl<E> Shared<E> {
 
 /// A failure before the scheduler itself has cancelled anything.
 fn early<E>(vertex: VertexId, error: E, options: &Options) -> Failure<E> {
-    Failure { vertex, error, interrupted: options.cancel.is_cancelled(), others: Vec::new() }
+    let interrupted = options.cancel.is_cancelled();
+    Failure { vertex, error, interrupted, inputs: Vec::new(), others: Vec::new() }
 }
 
 /// Vertices that a person counts as steps.

@@ -72,18 +72,19 @@ pub(super) fn work<E: Executor>(job: &Job<'_, E>) {
             Ok(Step::Aside(aside)) => {
                 state.slots.insert(id, Slot::Aside(aside));
             }
-            Err(error) => fail(job, &mut state, id, error),
+            Err(error) => fail(job, &mut state, ready, error),
         }
         drop(state);
         job.shared.changed.notify_all();
     }
 }
 
-fn fail<E: Executor>(job: &Job<'_, E>, state: &mut State<E::Error>, id: VertexId, error: E::Error) {
+fn fail<E: Executor>(job: &Job<'_, E>, state: &mut State<E::Error>, ready: Ready, error: E::Error) {
+    let Ready { id, inputs, .. } = ready;
     state.slots.insert(id, Slot::Failed);
     let stopped = job.options.cancel.is_cancelled();
     match &mut state.failure {
-        None => state.failure = Some(early(id, error, job.options)),
+        None => state.failure = Some(Failure { inputs, ..early(id, error, job.options) }),
         // Steps that fail because they were cancelled are not the cause.
         Some(Failure { others, .. }) if job.options.keep_going && !stopped => others.push((id, error)),
         Some(_) => {}

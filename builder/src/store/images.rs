@@ -8,6 +8,7 @@ use super::collect::Collected;
 use super::mounts::InUse;
 use super::usage::Kind;
 use super::{Store, StoreError, Thing};
+use crate::base::digest::Digest;
 
 /// What became of an image's name.
 #[derive(Debug)]
@@ -23,6 +24,15 @@ pub enum ImageRemoval {
 }
 
 impl Store {
+    /// Which blobs each image has that this store knows by name: its own and base images.
+    pub fn holders(&self) -> Result<Vec<(String, BTreeSet<Digest>)>, StoreError> {
+        let own = self.database.images()?.into_iter().map(|image| (image.name, image.digest));
+        let mut roots: Vec<(String, Digest)> = own.chain(self.database.all_resolved()?).collect();
+        roots.sort();
+        roots.dedup();
+        Ok(roots.into_iter().map(|(name, digest)| (name, self.parts(&digest).blobs)).collect())
+    }
+
     /// Takes a name away and removes what only that image needed. Layers stay as cache.
     pub fn remove_image(&self, name: &str, in_use: InUse) -> Result<ImageRemoval, StoreError> {
         let images = self.database.images()?;
@@ -72,7 +82,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::digest::{DiffId, Digest};
+    use crate::base::digest::DiffId;
     use crate::store::records::{BlobRecord, ImageRecord};
 
     fn name(store: &Store, name: &str, digest: Digest) {

@@ -64,3 +64,29 @@ pub fn stderr_colour() -> bool {
 pub fn stdout_colour() -> bool {
     stdout_is_terminal() && is_capable() && colour_is_wanted()
 }
+
+/// True when stdin is a terminal.
+pub fn stdin_is_terminal() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// Reads a line from stdin, without its end.
+pub fn read_line() -> std::io::Result<String> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// [`read_line`] without showing what is typed.
+pub fn read_hidden_line() -> std::io::Result<String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin)?;
+    let mut quiet = before.clone();
+    quiet.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &quiet)?;
+    let line = read_line();
+    tcsetattr(&stdin, OptionalActions::Flush, &before)?;
+    eprintln!();
+    line
+}

@@ -19,8 +19,9 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::ui::progress::Mode;
 
+use super::access::AccessArgs;
 use super::cache::CacheSpec;
-use super::choice::{Call, Entitlement, Epoch, Method, Network, Pull, SquashFlag, UserNamespace};
+use super::choice::{Call, Entitlement, Epoch, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace};
 use super::limits::LimitArgs;
 use super::pair::BuildArg;
 use super::privileges::PrivilegeArgs;
@@ -185,6 +186,10 @@ pub struct BuildArgs {
     /// After a failure, run what does not depend on it, and report all failures
     #[arg(long, help_heading = STEPS)]
     pub keep_going: bool,
+    /// After a failure, enter the failed step with a shell: shell or stop [default: stop]
+    #[arg(long, value_name = "WHAT", default_value = "stop", hide_default_value = true,
+          value_parser = choice::on_failure, help_heading = STEPS)]
+    pub on_failure: OnFailure,
 
     /// Time of the build in seconds since 1970, or `context` [env: SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "TIME", value_parser = choice::epoch, help_heading = REPRODUCIBILITY)]
@@ -213,6 +218,8 @@ pub struct BuildArgs {
     /// What to do; decided by --check and --call.
     #[arg(skip)]
     pub call: Call,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[command(flatten)]
     compatibility: CompatibilityArgs,
 }
@@ -267,7 +274,7 @@ fn parse_annotation(text: &str) -> Result<AnnotationFlag, AnnotationError> {
     annotation::parse_flag(text).map(AnnotationFlag)
 }
 
-fn parse_tag(text: &str) -> Result<Reference, String> {
+pub(super) fn parse_tag(text: &str) -> Result<Reference, String> {
     let reference: Reference = text.parse().map_err(|error| format!("{error}; write NAME[:TAG]"))?;
     match reference.digest {
         Some(_) => Err(format!("`{text}` has a digest, which nobody can choose; write NAME[:TAG]")),

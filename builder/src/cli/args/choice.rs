@@ -31,6 +31,16 @@ pub enum Network {
     Host,
 }
 
+/// What to do when a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Tell, and end.
+    #[default]
+    Stop,
+    /// Enter the step with a shell first.
+    Shell,
+}
+
 /// What a build may do beyond the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entitlement {
@@ -108,6 +118,9 @@ pub enum ChoiceError {
     /// `--pull`.
     #[error("`{0}` is none of always, missing, never, newer")]
     Pull(String),
+    /// `--on-failure`.
+    #[error("`{0}` is none of stop, shell")]
+    OnFailure(String),
     /// `--network`.
     #[error("`{0}` is none of default, none, host")]
     Network(String),
@@ -155,6 +168,15 @@ pub fn network(text: &str) -> Result<Network, ChoiceError> {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
         _ => Err(ChoiceError::Network(text.to_owned())),
+    }
+}
+
+/// Parses `--on-failure`.
+pub fn on_failure(text: &str) -> Result<OnFailure, ChoiceError> {
+    match text {
+        "stop" => Ok(OnFailure::Stop),
+        "shell" => Ok(OnFailure::Shell),
+        _ => Err(ChoiceError::OnFailure(text.to_owned())),
     }
 }
 

@@ -68,7 +68,7 @@ pub enum PrivilegeError {
     Security(String),
 }
 
-fn device(text: &str) -> Result<Device, PrivilegeError> {
+pub(super) fn device(text: &str) -> Result<Device, PrivilegeError> {
     let bad = || PrivilegeError::Device(text.to_owned());
     let mut parts = text.split(':');
     let host = parts.next().unwrap_or_default();
@@ -91,7 +91,7 @@ fn device(text: &str) -> Result<Device, PrivilegeError> {
     Ok(Device { host: host.to_owned(), inside: inside.to_owned(), restricted })
 }
 
-fn security(text: &str) -> Result<SecurityOption, PrivilegeError> {
+pub(super) fn security(text: &str) -> Result<SecurityOption, PrivilegeError> {
     let bad = || PrivilegeError::Security(text.to_owned());
     if text == "no-new-privileges" {
         return Ok(SecurityOption::NoNewPrivileges);

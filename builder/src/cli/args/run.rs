@@ -10,6 +10,7 @@ use clap::Args;
 use crate::image::platform::Platform;
 use crate::image::reference::{Reference, ReferenceError};
 
+use super::access::AccessArgs;
 use super::choice::{Network, Pull, UserNamespace};
 use super::limits::LimitArgs;
 use super::privileges::PrivilegeArgs;
@@ -56,6 +57,8 @@ pub struct RunArgs {
     /// Resource limit, e.g. nofile=1024:4096
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = ulimit::parse)]
     pub ulimits: Vec<Ulimit>,
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]

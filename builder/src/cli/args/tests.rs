@@ -132,6 +132,8 @@ fn help_is_grouped() {
           --jobs <N>                   Steps that run at once [default: one per processor]
           --keep-going                 After a failure, run what does not depend on it, and report all
                                        failures
+          --on-failure <WHAT>          After a failure, enter the failed step with a shell: shell or
+                                       stop [default: stop]
 
     Limits:
       -m, --memory <SIZE>          Memory of each command, e.g. 2g
@@ -169,6 +171,14 @@ fn help_is_grouped() {
           --check            Only check the Buildfile
           --call <METHOD>    Do something else than build: check, outline or targets, each with an
                              optional ,format=json
+
+    Registries:
+          --creds <USER:PASSWORD>   Credentials for the registry of the image
+          --authfile <FILE>         File of credentials in docker's format [env: REGISTRY_AUTH_FILE]
+                                    [default: those of docker and podman]
+          --tls-verify[=<BOOL>]     false takes any certificate, and plain http [default: true]
+          --retry <N>               Retries of what failed for a passing reason [default: 3]
+          --retry-delay <DURATION>  Pause before the first retry, doubled each time [default: 1s]
 
     Global options:
           --root <DIR>  Keep images and cache in DIR [env: KILN_ROOT] [default: /var/lib/kiln for root,

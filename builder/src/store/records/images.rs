@@ -54,6 +54,16 @@ impl Database {
         text.map(|t| digest(&t)).transpose()
     }
 
+    /// Every name of a base image with the manifests that it stood for.
+    pub fn all_resolved(&self) -> Result<Vec<(String, Digest)>, StoreError> {
+        let rows: Vec<(String, String)> = self.with(|c| {
+            c.prepare_cached("SELECT name, digest FROM resolved ORDER BY name, digest")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        rows.into_iter().map(|(name, text)| Ok((name, digest(&text)?))).collect()
+    }
+
     /// Remembers what a name stands for.
     pub fn set_resolved(&self, name: &str, platform: &str, manifest: &Digest) -> Result<(), StoreError> {
         self.with(|c| {
