@@ -6,6 +6,7 @@ mod build;
 mod cache;
 mod check;
 mod compare;
+mod config;
 mod context;
 mod debug;
 mod du;
