@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::args::access::{AccessArgs, Login};
-use super::config;
+use super::settings;
 use crate::base::cancel::CancelToken;
 use crate::net::{Net, NetOptions};
 use crate::registry::{self, Client, Credential};
@@ -25,12 +25,12 @@ impl Access {
         insecure: BTreeSet<String>,
     ) -> Result<Self, Failure> {
         let variable = |name: &str| std::env::var_os(name);
-        let config = config::load(variable)?;
+        let settings = settings::load(variable)?;
         let defaults = NetOptions::default();
         let net = NetOptions {
-            ca_files: config.authorities,
-            retries: args.retry.or(config.retries).unwrap_or(defaults.retries),
-            retry_delay: args.retry_delay.or(config.retry_delay).unwrap_or(defaults.retry_delay),
+            ca_files: settings.authorities,
+            retries: args.retry.or(settings.retries).unwrap_or(defaults.retries),
+            retry_delay: args.retry_delay.or(settings.retry_delay).unwrap_or(defaults.retry_delay),
             ..defaults
         };
         if let Some(directory) = args.cert_dir.as_deref().filter(|directory| !directory.is_dir()) {
@@ -57,7 +57,7 @@ impl Access {
             credentials,
             insecure,
             verify: args.tls_verify,
-            hosts: config.registries,
+            hosts: settings.registries,
             certs_roots: certs_roots(variable),
             cert_dir: args.cert_dir.clone(),
             ..registry::Options::default()
