@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod contents;
 pub mod debug;
+pub mod edit;
 mod heal;
 pub mod layers;
 mod lint;

@@ -20,7 +20,9 @@ pub mod cache;
 pub mod check;
 pub mod choice;
 pub mod compare;
+pub mod config;
 pub mod debug;
+pub mod graph;
 pub mod limits;
 pub mod login;
 pub mod look;
@@ -65,7 +67,10 @@ pub struct Surroundings<'a> {
     about = "Builds container images from a Dockerfile or Buildfile. No daemon, no root.",
     disable_help_subcommand = true,
     arg_required_else_help = true,
-    subcommand_required = true
+    subcommand_required = true,
+    after_help = "Exit status: 0 done; 1 failed, also a failed RUN, and findings of check, diff, verify and fsck; 2 wrong \
+                  command line; 3 beyond a limit of kiln layers; 100 mistake in kiln; 102 disk or memory full; 130 \
+                  stopped by a signal. `kiln run` passes the command's status on."
 )]
 pub struct Cli {
     /// What every command takes.
@@ -90,7 +95,7 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Build an image
     // As with docker, the last one of an option given twice holds: scripts add to lines that have it already.
-    #[command(visible_alias = "b", args_override_self = true)]
+    #[command(visible_alias = "b", alias = "bud", args_override_self = true)]
     Build(Box<BuildArgs>),
     /// Run a command in a new container of an image
     #[command(args_override_self = true)]
@@ -125,6 +130,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Copy files out of an image
     Cp(CpArgs),
+    /// Change the config of an image without a build
+    Config(config::ConfigArgs),
     /// Show what takes how much space
     #[command(visible_alias = "df")]
     Du(DuArgs),
@@ -148,8 +155,14 @@ pub enum Command {
     Debug(Box<debug::DebugArgs>),
     /// Check a Buildfile without building it
     Check(Box<CheckArgs>),
+    /// Draw the steps of a Buildfile
+    Graph(Box<graph::GraphArgs>),
     /// Make a command `build` that stands for `kiln build`
     InstallAlias(InstallAliasArgs),
+    /// Print completions for a shell
+    Completion(CompletionArgs),
+    /// Print the manual page, or write all of them
+    Man(ManArgs),
     /// Show the version
     Version,
 }
@@ -160,6 +173,25 @@ pub struct InfoArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `kiln completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "For bash: kiln completion bash > ~/.local/share/bash-completion/completions/kiln\n\
+                        For fish: kiln completion fish > ~/.config/fish/completions/kiln.fish\n\
+                        For zsh: write it as _kiln into a directory of $fpath")]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `kiln man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory that gets a page for each command, e.g. ~/.local/share/man/man1
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
 }
 
 /// `kiln install-alias`.

@@ -146,7 +146,7 @@ fn open_context(directory: &Path, buildfile: Option<&Path>) -> Result<LocalConte
     LocalContext::open(directory, buildfile).map_err(|e| Failure::from_error(Kind::User, &e))
 }
 
-fn build_args(flags: &[BuildArg]) -> BTreeMap<String, String> {
+pub(super) fn build_args(flags: &[BuildArg]) -> BTreeMap<String, String> {
     let value = |flag: &BuildArg| flag.value.clone().or_else(|| std::env::var(&flag.key).ok());
     flags.iter().filter_map(|flag| Some((flag.key.clone(), value(flag)?))).collect()
 }

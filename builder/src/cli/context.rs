@@ -47,6 +47,28 @@ fn user(message: impl Into<String>) -> Failure {
     Failure::new(Kind::User, message)
 }
 
+/// What a named context is that is no directory here. None for standard input.
+pub(super) fn kind_of(source: &ContextSource) -> Option<ContextKind> {
+    Some(match source {
+        ContextSource::Path(_) => ContextKind::Local,
+        ContextSource::Image(reference) => ContextKind::Image(reference.to_string()),
+        ContextSource::Scratch => ContextKind::Image("scratch".to_owned()),
+        ContextSource::Git(reference) => ContextKind::Git(reference.clone()),
+        ContextSource::Http(url) => ContextKind::Http(url.clone()),
+        ContextSource::OciLayout { path, tag, digest } => {
+            let mut text = format!("{}{}", layout::PREFIX, path.display());
+            if let Some(tag) = tag {
+                text.push_str(&format!(":{tag}"));
+            }
+            if let Some(digest) = digest {
+                text.push_str(&format!("@{digest}"));
+            }
+            ContextKind::Layout(text)
+        }
+        ContextSource::Stdin => return None,
+    })
+}
+
 /// Checks and reads a Buildfile's bytes.
 fn text(name: &str, mut reader: impl Read) -> Result<String, Failure> {
     let mut bytes = Vec::new();
@@ -155,23 +177,8 @@ impl Finder<'_> {
                     inputs.directories.insert(name.clone(), context);
                     ContextKind::Local
                 }
-                ContextSource::Image(reference) => ContextKind::Image(reference.to_string()),
-                ContextSource::Scratch => ContextKind::Image("scratch".to_owned()),
-                ContextSource::Git(reference) => ContextKind::Git(reference.clone()),
-                ContextSource::Http(url) => ContextKind::Http(url.clone()),
-                ContextSource::OciLayout { path, tag, digest } => {
-                    let mut text = format!("{}{}", layout::PREFIX, path.display());
-                    if let Some(tag) = tag {
-                        text.push_str(&format!(":{tag}"));
-                    }
-                    if let Some(digest) = digest {
-                        text.push_str(&format!("@{digest}"));
-                    }
-                    ContextKind::Layout(text)
-                }
-                ContextSource::Stdin => {
-                    return Err(user(format!("build context `{name}` cannot be standard input")));
-                }
+                other => kind_of(other)
+                    .ok_or_else(|| user(format!("build context `{name}` cannot be standard input")))?,
             };
             inputs.kinds.insert(name.clone(), kind);
         }

@@ -6,11 +6,13 @@ mod build;
 mod cache;
 mod check;
 mod compare;
+mod config;
 mod context;
 mod debug;
 mod du;
 mod failure;
 mod fsck;
+mod graph;
 mod inspect;
 mod layers;
 mod login;
@@ -22,6 +24,8 @@ mod reset;
 mod rmi;
 mod run;
 mod session;
+mod settings;
+mod shell;
 mod store;
 mod summary;
 mod surroundings;
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Ls(ls) => look::ls(root, &ls),
         Command::Cat(cat) => look::cat(root, &cat),
         Command::Cp(cp) => look::cp(root, &cp),
+        Command::Config(config) => config::config(root, &config),
         Command::Rmi(rmi) => rmi::rmi(root, &rmi),
         Command::Du(du) => du::du(root, &du),
         Command::Prune(prune) => prune::prune(root, &prune),
@@ -77,6 +82,9 @@ pub fn main() -> ExitCode {
         Command::Debug(debug) => debug::debug(root, &debug),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
+        Command::Graph(graph) => graph::graph(&graph),
+        Command::Completion(args) => shell::completion(args.shell),
+        Command::Man(args) => shell::man(args.directory.as_deref()),
         Command::InstallAlias(alias) => store::install_alias(&alias),
         Command::Version => version(),
     };

@@ -40,13 +40,13 @@ pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> 
     Ok(0)
 }
 
-fn missing(wanted: &str) -> Failure {
+pub(super) fn missing(wanted: &str) -> Failure {
     Failure::new(Kind::User, format!("there is no image `{wanted}`"))
         .with_hint("`kiln images` lists the images")
 }
 
 /// The names that a name or an id stands for.
-fn find(store: &Store, wanted: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn find(store: &Store, wanted: &str) -> Result<Vec<String>, Failure> {
     let images = store.database().images().map_err(|e| of_store(&e))?;
     let reference = wanted.parse::<Reference>();
     if let Ok(reference) = &reference {

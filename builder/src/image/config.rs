@@ -194,6 +194,15 @@ impl ImageConfig {
     }
 }
 
+/// Sets `KEY=VALUE` in an image's environment: in place when the key is there, else at the end (language.md 1.5).
+pub fn set_image_env(env: &mut Vec<String>, name: &str, value: &str) {
+    let pair = format!("{name}={value}");
+    match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
+        Some(known) => *known = pair,
+        None => env.push(pair),
+    }
+}
+
 mod erased {
     //! Serialising different member types through one function.
     use serde::Serialize;
@@ -231,5 +240,13 @@ mod tests {
         // A dependency could switch on serde_json's preserve_order for the whole build (engine-facts 1.6).
         let value: Value = serde_json::from_str(r#"{"b":1,"a":2}"#).unwrap();
         assert_eq!(value.to_string(), r#"{"a":2,"b":1}"#);
+    }
+
+    #[test]
+    fn image_environment_is_replaced_in_place() {
+        let mut env = vec!["A=1".to_owned(), "AB=2".to_owned()];
+        set_image_env(&mut env, "A", "x=y");
+        set_image_env(&mut env, "C", "");
+        assert_eq!(env, ["A=x=y", "AB=2", "C="]);
     }
 }

@@ -2,6 +2,7 @@
 //! bytes. No I/O.
 
 pub mod config;
+pub mod edit;
 pub mod manifest;
 pub mod platform;
 pub mod reference;

@@ -97,15 +97,6 @@ impl expand::Env for Environment {
     }
 }
 
-/// Sets `KEY=VALUE` in an image's environment: in place when the key is there, else at the end (language.md 1.5).
-pub(super) fn set_image_env(env: &mut Vec<String>, name: &str, value: &str) {
-    let pair = format!("{name}={value}");
-    match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
-        Some(known) => *known = pair,
-        None => env.push(pair),
-    }
-}
-
 /// Build arguments: `--build-arg`, with the environment's SOURCE_DATE_EPOCH as if it had been given there.
 pub(super) fn build_args(options: &PlanOptions) -> BTreeMap<String, String> {
     let mut args = options.build_args.clone();
@@ -288,13 +279,5 @@ mod tests {
         env.set("A", "4");
         assert_eq!(env.to_pairs(), ["B=2=3", "A=4"]);
         assert_eq!(env.value("B"), Some("2=3"));
-    }
-
-    #[test]
-    fn image_environment_is_replaced_in_place() {
-        let mut env = vec!["A=1".to_owned(), "AB=2".to_owned()];
-        set_image_env(&mut env, "A", "x=y");
-        set_image_env(&mut env, "C", "");
-        assert_eq!(env, ["A=x=y", "AB=2", "C="]);
     }
 }

@@ -33,6 +33,7 @@ use args::GlobalScope;
 use build::GraphBuilder;
 use graph::{ImageRequest, ImageResolver, Plan, PlanOptions, PlannedImage, ResolvedImage};
 use lower::{Session, StageState};
+pub use lower::{exposed_ports, is_signal};
 pub use remote::{public_spec, without_credentials};
 use site::Site;
 use sources::{Meaning, Sources};

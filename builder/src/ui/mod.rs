@@ -12,6 +12,7 @@ pub mod diagnostics;
 pub mod diff;
 pub mod failure;
 pub mod findings;
+pub mod graph;
 pub mod print;
 pub mod progress;
 pub mod size;

@@ -30,6 +30,59 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
+fn what_is_misspelt_is_guessed() {
+    let project = Project::new();
+    for (args, guess) in [
+        (&["biuld"][..], "'build'"),
+        (&["layer", "x"], "'layers'"),
+        (&["build", "--no-cahce"], "'--no-cache'"),
+        (&["cache", "exprot"], "'export'"),
+        (&["config", "edit", "x", "--unsteenv", "A"], "'--unsetenv'"),
+    ] {
+        project.run(args).fails(2, &["similar", guess]);
+    }
+}
+
+#[test]
+fn completions_know_every_verb() {
+    let project = Project::new();
+    let help = project.run(&["--help"]).ok().stdout;
+    let verbs = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("verbs");
+    let verbs: Vec<&str> = verbs
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(verbs.len() > 20, "{help}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = project.run(&["completion", shell]).ok().stdout;
+        let missing: Vec<_> = verbs.iter().filter(|verb| !script.contains(**verb)).collect();
+        assert!(missing.is_empty() && script.contains("source-date-epoch"), "{shell} lacks {missing:?}");
+    }
+    // The shell that is there reads it, and what it does then is what was meant.
+    let script = project.run(&["completion", "bash"]).stdout
+        + "\nCOMP_WORDS=(kiln build --no-cache-f) COMP_CWORD=2; _kiln kiln --no-cache-f build; echo ${COMPREPLY[@]}\n";
+    if let Ok(output) = Command::new("bash").args(["--norc", "-c", &script]).output() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said.trim(), "--no-cache-filter", "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    project.run(&["completion", "cmd"]).fails(2, &["bash", "fish", "zsh"]);
+}
+
+#[test]
+fn manual_pages_are_written() {
+    let project = Project::new();
+    let page = project.run(&["man"]).ok().stdout;
+    assert!(page.contains(".TH kiln 1") && page.contains("Exit status"), "{page}");
+    project.run(&["man", "share/man1"]).ok();
+    let build = fs::read_to_string(project.path("share/man1/kiln-build.1")).expect("page");
+    assert!(build.contains("no\\-cache\\-filter"), "{build}");
+    assert!(project.path("share/man1/kiln-config-edit.1").exists());
+    fs::write(project.path("file"), "").expect("file");
+    project.run(&["man", "file/below"]).fails(1, &["file/below"]);
+}
+
+#[test]
 fn called_as_build_it_is_kiln_build() {
     let project = simple();
     fs::create_dir(project.path("bin")).expect("directory");

@@ -39,8 +39,8 @@ impl Lowering<'_, '_> {
     }
 }
 
-/// `[ip:][host:]port[-last][/proto]` as a list of `port/proto`.
-fn parse(spec: &str) -> Result<Vec<String>, String> {
+/// `[ip:][host:]port[-last][/proto]`, as EXPOSE takes it, as a list of `port/proto`.
+pub fn parse(spec: &str) -> Result<Vec<String>, String> {
     let mut parts = spec.rsplitn(3, ':');
     let container = parts.next().unwrap_or_default();
     let host = parts.next().unwrap_or_default();

@@ -7,9 +7,9 @@
 use kiln_grammar::ast::{ArgPair, Command, Healthcheck, Instruction, KeyValue, Kind, Word};
 use kiln_grammar::diagnostic::Diagnostic;
 
-use crate::image::config::{Empty, HealthConfig};
+use crate::image::config::{Empty, HealthConfig, set_image_env};
 
-use super::super::args::{reaches_environment, set_image_env};
+use super::super::args::reaches_environment;
 use super::super::graph::{MkdirSpec, Op};
 use super::super::history;
 use super::super::paths;

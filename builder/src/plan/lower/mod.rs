@@ -13,6 +13,9 @@ pub(super) mod mounts;
 mod run;
 mod signal;
 
+pub use expose::parse as exposed_ports;
+pub use signal::is_signal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

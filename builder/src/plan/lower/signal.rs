@@ -9,7 +9,7 @@ const NAMES: &[&str] = &[
 ];
 
 /// Whether `text` is a signal.
-pub(super) fn is_signal(text: &str) -> bool {
+pub fn is_signal(text: &str) -> bool {
     if let Ok(number) = text.parse::<i64>() {
         return number != 0;
     }
