@@ -5,8 +5,8 @@
 //! - for one vertex the order is `Started`, then any number of `Log` and `Progress`, then `Finished`; a cached vertex
 //!   has `Finished` only; `Waiting` may come once, before any of these.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Number of a vertex, for people: counted from 1 in the order in which vertices were planned.
 pub type StepNumber = u32;
@@ -113,6 +113,49 @@ impl EventSink {
     /// Reports a warning.
     pub fn warn(&self, message: impl Into<String>) {
         self.send(Event::Warning { message: message.into() });
+    }
+}
+
+/// Reports bytes as they move, whose total nobody knows beforehand. What is done in no time is not reported at all.
+#[derive(Debug)]
+pub struct Meter {
+    sink: EventSink,
+    step: StepNumber,
+    what: String,
+    /// Bytes so far, when the last report was made, and whether there was one.
+    state: Mutex<(u64, Instant, bool)>,
+}
+
+impl Meter {
+    /// Time between two reports, and before the first.
+    const EVERY: Duration = Duration::from_millis(200);
+
+    /// Begins with no bytes.
+    pub fn new(sink: &EventSink, step: StepNumber, what: impl Into<String>) -> Self {
+        Self { sink: sink.clone(), step, what: what.into(), state: Mutex::new((0, Instant::now(), false)) }
+    }
+
+    /// Counts bytes.
+    pub fn add(&self, bytes: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = state.0.saturating_add(bytes);
+        if state.1.elapsed() >= Self::EVERY {
+            (state.1, state.2) = (Instant::now(), true);
+            self.report(state.0, None);
+        }
+    }
+
+    /// Nothing more comes.
+    pub fn finish(self) {
+        let (bytes, _, reported) = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported {
+            self.report(bytes, Some(bytes));
+        }
+    }
+
+    fn report(&self, done_bytes: u64, total_bytes: Option<u64>) {
+        let (step, what) = (self.step, self.what.clone());
+        self.sink.send(Event::Progress { step, what, done_bytes, total_bytes });
     }
 }
 

@@ -227,6 +227,7 @@ impl Writer<'_> {
                 OutputKind::Image | OutputKind::CacheOnly => Absent::Leave,
                 _ => Absent::Fetch,
             },
+            progress: Some((self.request.events.clone(), super::export_step(self.plan))),
         };
         let estargz = match (self.output.compression, compression) {
             (Some(spec::Compression::Estargz), Compression::Gzip { level }) => Some(level),

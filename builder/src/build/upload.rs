@@ -161,6 +161,7 @@ impl Upload<'_> {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cancel: self.request.cancel.clone(),
             absent: Absent::Leave,
+            progress: None,
         };
         let store = self.environment.store;
         let mut records = Vec::new();

@@ -45,8 +45,8 @@ use crate::store::records::now;
 use crate::ui::diagnostics::{Style, render};
 use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
 use crate::ui::findings::base64;
-use crate::ui::print;
 use crate::ui::progress::{Mode, Progress, Target};
+use crate::ui::{print, terminal};
 
 /// Columns of a step's name in the last lines.
 const MAX_STEP_COLUMNS: usize = 100;
@@ -451,6 +451,7 @@ fn finish(
             size_bytes: image.map(BuiltIndex::size_bytes),
             seconds: report.took.as_secs_f64(),
             steps: (report.executed, report.cached),
+            columns: terminal::stderr_is_terminal().then(|| terminal::stderr_size().columns),
             warnings: report.warnings.len() + warned as usize,
             record,
         };

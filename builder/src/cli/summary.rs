@@ -6,12 +6,18 @@ use crate::record::{BuildRecord, MissReason, StepOutcome, StepRecord};
 use crate::ui::{size, text};
 
 /// Columns of a step's name.
-const MAX_NAME_COLUMNS: usize = 60;
+const MAX_NAME_COLUMNS: usize = 40;
+/// `sha256:` and twelve digits.
+const SHORT_DIGEST: usize = 19;
+/// Lines are not cut below this.
+const MIN_COLUMNS: usize = 40;
+/// Columns of a step's name before a reason.
+const MAX_REASON_NAME_COLUMNS: usize = 60;
 /// Columns of a reason.
 const MAX_REASON_COLUMNS: usize = 300;
 /// Steps that are named as slow.
 const MAX_SLOWEST: usize = 3;
-/// Steps that took less are not worth a name.
+/// Steps that took less, or less than a tenth of the build, are not worth a name.
 const SLOW_MS: u64 = 500;
 
 /// What a build gave.
@@ -26,6 +32,8 @@ pub(super) struct Built<'a> {
     pub seconds: f64,
     /// Steps that ran, and that were stored.
     pub steps: (usize, usize),
+    /// Columns of the terminal, when it goes to one.
+    pub columns: Option<usize>,
     /// Warnings that were shown.
     pub warnings: usize,
     /// What the steps did.
@@ -35,9 +43,24 @@ pub(super) struct Built<'a> {
 impl Built<'_> {
     /// The lines.
     pub(super) fn lines(&self) -> Vec<String> {
+        let full = self.told(&self.what);
+        let Some(columns) =
+            self.columns.filter(|columns| full.iter().any(|line| text::width(line) > *columns))
+        else {
+            return full;
+        };
+        // A digest is recognised by its beginning; what is cut off of the others, `kiln explain` and `kiln history` have.
+        let mut lines = self.told(self.what.get(..SHORT_DIGEST).unwrap_or(&self.what));
+        for line in lines.iter_mut().skip(1) {
+            *line = text::fit(line, columns.max(MIN_COLUMNS)).into_owned();
+        }
+        lines
+    }
+
+    fn told(&self, what: &str) -> Vec<String> {
         let (executed, cached) = self.steps;
         let mut head = "built".to_owned();
-        for part in self.names.iter().chain(std::iter::once(&self.what)) {
+        for part in self.names.iter().map(String::as_str).chain([what]) {
             head.push_str(&format!(" {part}"));
         }
         head.push_str(&format!(" in {:.1}s", self.seconds));
@@ -88,7 +111,8 @@ fn short(name: &str) -> String {
 /// The steps that took longest, sources included: a pull is worth knowing of.
 fn slowest(record: &BuildRecord) -> Option<String> {
     let ran = record.steps.iter().filter(|step| step.outcome == StepOutcome::Ran);
-    let mut slow: Vec<&StepRecord> = ran.filter(|step| step.took_ms >= SLOW_MS).collect();
+    let least = SLOW_MS.max(record.head.took_ms / 10);
+    let mut slow: Vec<&StepRecord> = ran.filter(|step| step.took_ms >= least).collect();
     slow.sort_by_key(|step| (std::cmp::Reverse(step.took_ms), step.number));
     let told = slow.iter().take(MAX_SLOWEST).map(|step| {
         let seconds = step.took_ms as f64 / 1000.0;
@@ -103,7 +127,8 @@ fn because(record: &BuildRecord) -> Option<String> {
     let mut told =
         record.misses().filter(|(_, miss)| !matches!(miss, MissReason::FirstBuild | MissReason::NoCache));
     let (step, miss) = told.next()?;
-    let reason = format!("{}: {miss}", short(&step.name));
+    let name = step.name.split_once("] ").map_or(step.name.as_str(), |(_, name)| name);
+    let reason = format!("{}: {miss}", text::fit(name, MAX_REASON_NAME_COLUMNS));
     Some(format!("  because  {}", text::fit(&reason, MAX_REASON_COLUMNS)))
 }
 
@@ -125,6 +150,7 @@ mod tests {
             seconds: 12.34,
             steps,
             warnings,
+            columns: None,
             record,
         };
         built.lines().join("\n")
@@ -162,5 +188,30 @@ mod tests {
         built app sha256:12 in 12.3s, 29MB
           ran      1 of 1 step
         ");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_short_lines() {
+        let record = BuildRecord {
+            steps: vec![step(1, &format!("[1/2] RUN {}", "x".repeat(90)), 900, None)],
+            ..BuildRecord::default()
+        };
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let built = |columns| {
+            let built = Built {
+                names: vec!["app".to_owned()],
+                what: digest.clone(),
+                size_bytes: Some(1),
+                seconds: 1.0,
+                steps: (1, 0),
+                columns: Some(columns),
+                warnings: 0,
+                record: Some(&record),
+            };
+            built.lines()
+        };
+        assert_eq!(built(80)[0], "built app sha256:abababababab in 1.0s, 1B");
+        assert!(built(200)[0].contains(&digest));
+        assert!(built(44).iter().all(|line| line.len() <= 44), "{:?}", built(44));
     }
 }

@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::DiffId;
+use crate::base::events::{EventSink, Meter, StepNumber};
 use crate::base::parallel;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::blob::LayerSink;
@@ -55,6 +56,14 @@ pub struct LayerOptions {
     pub cancel: CancelToken,
     /// What to do about blobs that are not here.
     pub absent: Absent,
+    /// Where the bytes of layers that are written are reported, as those of which step.
+    pub progress: Option<(EventSink, StepNumber)>,
+}
+
+impl LayerOptions {
+    fn meter(&self, what: impl Into<String>) -> Option<Meter> {
+        self.progress.as_ref().map(|(events, step)| Meter::new(events, *step, what))
+    }
 }
 
 /// What to do about a blob that a remote cache has and this store has not.
@@ -247,8 +256,10 @@ fn write(
     let view = if below.is_empty() || layer.standalone { None } else { Some(snapshots.view(below)?) };
     let (incoming, mut sink) = sink(store, options)?;
     let how = diff::LayerOptions { epoch: options.epoch, observer: None };
-    let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel };
+    let meter = options.meter(format!("compressing layer {}", below.len() + 1));
+    let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel, meter: meter.as_ref() };
     diff::write_layer(&upper, view.as_ref(), how, &mut out)?;
+    meter.into_iter().for_each(Meter::finish);
     let exported = keep(store, &layer.snapshot, incoming, sink, options)?;
     store.database().add_layer(&layer.snapshot, options.epoch, &exported.diff_id)?;
     Ok(exported)
@@ -264,12 +275,14 @@ fn recompress(
     let file = io::BufReader::with_capacity(256 * 1024, store.open_blob(&blob.digest)?);
     let mut plain = compress::decompressor(file).map_err(LayerError::Compress)?;
     let (incoming, mut sink) = sink(store, options)?;
-    let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel };
+    let meter = options.meter(format!("compressing sha256:{} anew", blob.digest.short()));
+    let mut out = Stoppable { inner: &mut sink, cancel: &options.cancel, meter: meter.as_ref() };
     io::copy(&mut plain, &mut out).map_err(|error| match store.check_blob(&blob.digest) {
         Some(_) => StoreError::DamagedBlob { digest: blob.digest }.into(),
         None => LayerError::Compress(error),
     })?;
     sink.flush().map_err(LayerError::Compress)?;
+    meter.into_iter().for_each(Meter::finish);
     let exported = keep(store, &layer.snapshot, incoming, sink, options)?;
     if exported.diff_id != *diff_id {
         return Err(StoreError::WrongDigest { expected: diff_id.0, actual: exported.diff_id.0 }.into());
@@ -277,10 +290,11 @@ fn recompress(
     Ok(exported)
 }
 
-/// Refuses to write once the build was stopped.
+/// Refuses to write once the build was stopped, and reports what is written.
 pub(super) struct Stoppable<'a, W> {
     pub(super) inner: W,
     pub(super) cancel: &'a CancelToken,
+    pub(super) meter: Option<&'a Meter>,
 }
 
 impl<W: io::Write> io::Write for Stoppable<'_, W> {
@@ -288,7 +302,11 @@ impl<W: io::Write> io::Write for Stoppable<'_, W> {
         if self.cancel.is_cancelled() {
             return Err(io::Error::other("cancelled"));
         }
-        self.inner.write(bytes)
+        let count = self.inner.write(bytes)?;
+        if let Some(meter) = self.meter {
+            meter.add(count as u64);
+        }
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

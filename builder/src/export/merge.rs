@@ -177,7 +177,7 @@ impl Source for Merge<'_, '_> {
         let whole = self.snapshots.view(self.all)?;
         let lower = if below.is_empty() { None } else { Some(self.snapshots.view(below)?) };
         let how = diff::LayerOptions { epoch: options.epoch, observer: None };
-        let mut out = Stoppable { inner: out, cancel: &options.cancel };
+        let mut out = Stoppable { inner: out, cancel: &options.cancel, meter: None };
         diff::write_merged(&whole, lower.as_ref(), how, &mut out)?;
         Ok(())
     }

@@ -153,7 +153,7 @@ fn convert(
 ) -> Result<(Written, crate::store::IncomingBlob), LayerError> {
     let incoming = store.incoming_blob()?;
     let file = std::fs::OpenOptions::new().write(true).open(incoming.path()).map_err(LayerError::Compress)?;
-    let out = layers::Stoppable { inner: file, cancel: &options.cancel };
+    let out = layers::Stoppable { inner: file, cancel: &options.cancel, meter: None };
     let (_, written) = estargz::write(tar, out, level, options.threads)?;
     Ok((written, incoming))
 }

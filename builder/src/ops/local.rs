@@ -330,7 +330,7 @@ impl Executor for LocalExecutor<'_> {
                 let base = base()?;
                 let begun = self.snapshots.begin(&base.state.layers)?;
                 let root = self.snapshots.writable(&base.state.layers, &begun)?;
-                sources::copy(self, graph, vertex, spec, inputs, &root)?;
+                sources::copy(self, graph, vertex, spec, inputs, &root, step)?;
                 drop(root);
                 commit(self, base, begun, false)?
             }

@@ -6,7 +6,7 @@ use std::io::{self, Seek as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::base::digest::{Digest, KeyHasher};
-use crate::base::events::{Event, EventSink};
+use crate::base::events::{Event, EventSink, Meter, StepNumber};
 use crate::context::fingerprint::{FileDigests, ReadAlways};
 use crate::context::git::{self, GitRef};
 use crate::context::http::{self, FetchOptions, FetchOutcome};
@@ -139,6 +139,7 @@ pub(super) fn copy(
     spec: &CopySpec,
     inputs: &[VertexResult],
     root: &RootDir,
+    step: StepNumber,
 ) -> Result<(), OpError> {
     let lost = || OpError::Unsupported(format!("an input of `{}` is missing", vertex.name));
     let mut sources = Vec::new();
@@ -167,8 +168,11 @@ pub(super) fn copy(
         });
     }
     let archives = TarArchives { ownership: executor.ownership(), events: &executor.events };
-    let options = CopyOptions { archives: &archives, cancel: executor.cancel.clone() };
-    Ok(copy::execute(spec, &sources, root, &options)?)
+    let meter = Meter::new(&executor.events, step, "copying");
+    let options = CopyOptions { archives: &archives, cancel: executor.cancel.clone(), meter: Some(&meter) };
+    copy::execute(spec, &sources, root, &options)?;
+    meter.finish();
+    Ok(())
 }
 
 /// Archives as kiln's own reader sees them.

@@ -35,6 +35,7 @@ mod graph;
 mod heredoc;
 mod leftovers;
 mod limits;
+mod live_display;
 mod login;
 mod look;
 mod many_runs;

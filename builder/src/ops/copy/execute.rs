@@ -21,6 +21,7 @@ use super::place::{Metadata, Place, set_metadata, times_of};
 use super::select::{Item, SelectOptions, SelectedEntry, select};
 use super::tree::{SourceTree, base_name, clean, join, parent};
 use crate::base::cancel::CancelToken;
+use crate::base::events::Meter;
 use crate::base::mode::Mode;
 use crate::context::fingerprint::Attributes;
 use crate::plan::graph::{CopySource, CopySpec, Unpack};
@@ -79,11 +80,13 @@ pub struct CopyOptions<'a> {
     pub archives: &'a dyn Archives,
     /// Stops the copy between two files.
     pub cancel: CancelToken,
+    /// Counts the bytes of files.
+    pub meter: Option<&'a Meter>,
 }
 
 impl Default for CopyOptions<'_> {
     fn default() -> Self {
-        Self { archives: &NoArchives, cancel: CancelToken::new() }
+        Self { archives: &NoArchives, cancel: CancelToken::new(), meter: None }
     }
 }
 
@@ -373,7 +376,11 @@ impl Copier<'_> {
         }
         let source = open_regular_at(frame.source.as_fd(), base_name(&entry.source))
             .map_err(|e| FsError::image("open", &entry.source, e))?;
-        place.put_file(Some(&source), metadata)
+        place.put_file(Some(&source), metadata)?;
+        if let Some(meter) = self.options.meter {
+            meter.add(u64::try_from(entry.stat.st_size).unwrap_or(0));
+        }
+        Ok(())
     }
 
     fn finish(&self, frame: Option<Frame<'_>>, real: &[u8]) -> Result<(), CopyError> {

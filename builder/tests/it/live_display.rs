@@ -1,0 +1,116 @@
+//! The live display at a terminal, as the terminal shows it: at common sizes and at odd ones.
+
+use std::num::NonZero;
+
+use crate::project::Project;
+use crate::pty::Session;
+
+/// Steps with long names, long and restless output, output that tries to command the terminal, and wide characters.
+const BUILDFILE: &str = "FROM base AS one\n\
+     RUN for i in 1 2 3 4 5 6; do echo \"line $i of an output that goes on, so that it is wider than a narrow terminal\"; \
+     sleep 0.2; done\n\
+     FROM base AS two\n\
+     RUN for i in 1 2 3 4 5 6 7 8; do printf '\\rprogress %s0%%' $i; sleep 0.1; done; echo\n\
+     FROM base\n\
+     COPY --from=one /bin/sh /one\n\
+     COPY --from=two /bin/sh /two\n\
+     RUN printf '\\033[2J\\033[5;5Hhere \\033[1mbold\\033[0m\\t\\a\\n'; sleep 0.3; echo 界界界界界界界界界界界界界界界界界界界界; sleep 0.3\n";
+
+/// What becomes of the steps, in any order: how their lines begin.
+const STEPS: [&str; 6] =
+    ["[one 2/2]", "[two 2/2]", "[stage-2 2/4]", "[stage-2 3/4]", "[stage-2 4/4]", "exporting"];
+
+struct Shown {
+    /// All lines, those that were scrolled out first.
+    lines: Vec<String>,
+    /// The most rows with the sums that were there at a time.
+    most_headings: usize,
+    raw: String,
+}
+
+/// Builds at a terminal and replays what was written to it, line by line.
+fn build(project: &Project, rows: u16, columns: u16, no_color: bool) -> Shown {
+    let mut command = project.kiln(["build", "-t", "app"]);
+    let layout = format!("base=oci-layout://{}", project.path("base").display());
+    command.args(["--build-context", &layout, "context"]).env("TERM", "xterm");
+    if no_color {
+        command.env("NO_COLOR", "1");
+    }
+    let (code, bytes) = Session::start(&mut command, rows, columns).end();
+    let raw = String::from_utf8_lossy(&bytes).into_owned();
+    assert_eq!(code, Some(0), "{raw}");
+    let mut parser = vt100::Parser::new(size(rows), size(columns), 10_000);
+    let mut most_headings = 0;
+    for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+        parser.process(piece);
+        let screen = parser.screen();
+        let mut headings = 0;
+        for (row, text) in (0..rows).zip(screen.rows(0, columns)) {
+            // The last lines of all may wrap: nothing is drawn over them.
+            let is_drawn = text.starts_with(" =>") || text.starts_with("[+]") || text.starts_with("    ");
+            assert!(!(is_drawn && screen.row_wrapped(row)), "a line wrapped at {columns} columns: {text}");
+            headings += usize::from(text.starts_with("[+]"));
+        }
+        most_headings = most_headings.max(headings);
+    }
+    Shown { lines: lines(&mut parser, columns), most_headings, raw }
+}
+
+fn size(number: u16) -> NonZero<u16> {
+    NonZero::new(number).expect("not zero")
+}
+
+/// Everything that a user can scroll back to.
+fn lines(parser: &mut vt100::Parser, columns: u16) -> Vec<String> {
+    let screen = parser.screen_mut();
+    screen.set_scrollback(usize::MAX);
+    let mut lines = Vec::new();
+    for above in (1..=screen.scrollback()).rev() {
+        screen.set_scrollback(above);
+        lines.extend(screen.rows(0, columns).next());
+    }
+    screen.set_scrollback(0);
+    lines.extend(screen.rows(0, columns));
+    lines
+}
+
+#[track_caller]
+fn check(shown: &Shown, columns: usize, step_line: impl Fn(&str) -> bool) {
+    let Shown { lines, most_headings, raw } = shown;
+    let text = lines.join("\n");
+    assert_eq!(*most_headings, 1, "the sums were drawn twice, or never, at {columns} columns");
+    assert!(!text.contains("[+]"), "a frame was left behind at {columns} columns:\n{text}");
+    assert!(lines.iter().all(|line| !line.starts_with("    ")), "output was left behind:\n{text}");
+    for step in STEPS {
+        // In a narrow terminal little is left of a name.
+        let step = &step[..step.len().min(columns / 2)];
+        let count = lines.iter().filter(|line| step_line(line) && line.contains(step)).count();
+        assert_eq!(count, 1, "`{step}` at {columns} columns:\n{text}");
+    }
+    // Nothing clears the screen, hides the cursor, or gets through from a step.
+    for sequence in ["\u{1b}[2J", "\u{1b}[J", "\u{1b}[?", "\u{1b}[5;5H", "\u{7}", "\t"] {
+        assert!(!raw.contains(sequence), "{sequence:?} was written at {columns} columns");
+    }
+}
+
+#[test]
+fn every_step_has_one_line_and_no_line_wraps_at_any_size() {
+    for (rows, columns) in [(24, 80), (50, 200), (24, 30), (6, 80), (24, 132)] {
+        let Some(project) = Project::with_base() else { return };
+        let project = project.buildfile(BUILDFILE);
+        let shown = build(&project, rows, columns, columns == 132);
+        check(&shown, usize::from(columns), |line| line.starts_with(" =>"));
+        assert_eq!(shown.raw.contains("\u{1b}[34m"), columns != 132, "colours at {columns} columns");
+        let last: Vec<&str> =
+            shown.lines.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty()).collect();
+        let summary = last.iter().position(|line| line.starts_with("built app:latest sha256:"));
+        let summary = summary.unwrap_or_else(|| panic!("no summary:\n{}", shown.lines.join("\n")));
+        assert!(last[summary + 1..].iter().any(|line| line.starts_with("  ran      ")), "{last:?}");
+        // Once more, from the store: one line for each, and one for all.
+        let again = build(&project, rows, columns, false);
+        let lines: Vec<&str> =
+            again.lines.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty()).collect();
+        assert!(lines.iter().any(|line| line.contains("CACHED")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("  ran")), "{lines:?}");
+    }
+}
