@@ -1,6 +1,6 @@
 use crate::export::spec::OutputKind;
 
-use super::choice::{Entitlement, Epoch, Method, Network, Pull};
+use super::choice::{Entitlement, Epoch, ImageFormat, Method, Network, Pull};
 use super::source::{ContextSource, FileSource};
 use super::*;
 
@@ -27,6 +27,43 @@ fn build_in(arguments: &[&str], variables: &[(&str, &str)]) -> BuildArgs {
 
 fn message(line: &[&str]) -> String {
     parsed_in(line, &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn variables_of_docker_and_buildah_are_taken() {
+    let variables = [("DOCKER_DEFAULT_PLATFORM", "linux/arm64"), ("BUILDAH_FORMAT", "docker")];
+    let args = build_in(&[], &variables);
+    assert_eq!(args.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/arm64"]);
+    assert_eq!(args.image_format, Some(ImageFormat::Docker));
+    let args = build_in(&["--platform=linux/amd64", "--format=oci"], &variables);
+    assert_eq!(args.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/amd64"]);
+    assert_eq!(args.image_format, Some(ImageFormat::Oci));
+    let args = build_in(&[], &[("DOCKER_DEFAULT_PLATFORM", ""), ("BUILDAH_FORMAT", "")]);
+    assert!(args.platforms.is_empty() && args.image_format.is_none());
+    for name in ["DOCKER_DEFAULT_PLATFORM", "BUILDAH_FORMAT"] {
+        let error = parsed_in(&["kiln", "build"], &[(name, "///")]).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn options_without_effect_are_told() {
+    let told = |arguments: &[&str]| build(arguments).notices().join("\n");
+    for (option, part) in [
+        ("--attest=type=sbom", "--attest has no effect"),
+        ("-D", "`kiln log`"),
+        ("--log-level=debug", "--log-level has no effect"),
+        ("--layers=false", "--no-cache"),
+        ("--skip-unused-stages=false", "--skip-unused-stages=false has no effect"),
+        ("--http-proxy", "--build-arg"),
+        ("--runtime=crun", "--runtime has no effect"),
+        ("--rm", "--rm has no effect"),
+        ("--provenance=mode=max", "--provenance has no effect"),
+    ] {
+        assert!(told(&[option]).contains(part), "{option}: {}", told(&[option]));
+    }
+    let silent = ["--layers", "--skip-unused-stages", "--http-proxy=false", "--disable-content-trust", "--sbom=false"];
+    assert_eq!(told(&silent), "");
 }
 
 #[test]
