@@ -13,7 +13,9 @@ use serde_json::json;
 use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
-use super::args::choice::{Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace};
+use super::args::choice::{
+    Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+};
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::args::source::{ContextSource, FileSource};
@@ -157,8 +159,9 @@ fn on_failure(args: &BuildArgs, request: &mut Request, progress: &Progress) -> A
 
 /// Has events written to a file as well.
 fn logged(path: &Path, events: EventSink) -> Result<EventSink, Failure> {
-    let file = std::fs::File::create(path).map_err(|e| {
-        Failure { causes: vec![e.to_string()], ..usage(format!("cannot write the log file `{}`", path.display())) }
+    let file = std::fs::File::create(path).map_err(|e| Failure {
+        causes: vec![e.to_string()],
+        ..usage(format!("cannot write the log file `{}`", path.display()))
     })?;
     let log = Progress::new(Mode::Plain, Target::Writer(Box::new(file))).sink();
     Ok(EventSink::new(move |event| {

@@ -25,9 +25,11 @@ fn an_image_in_dockers_words() {
     };
     assert_eq!(types(&project.build(&["--format=docker"])), [true, true]);
     assert_eq!(types(&project.build(&[])), [false, false]);
-    let from_variable = |flags: &[&str]| project.build_with(flags, |command| {
-        command.env("BUILDAH_FORMAT", "docker");
-    });
+    let from_variable = |flags: &[&str]| {
+        project.build_with(flags, |command| {
+            command.env("BUILDAH_FORMAT", "docker");
+        })
+    };
     assert_eq!(types(&from_variable(&[])), [true, true]);
     assert_eq!(types(&from_variable(&["--format=oci"])), [false, false]);
 }

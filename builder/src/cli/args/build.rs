@@ -21,7 +21,9 @@ use crate::ui::progress::Mode;
 
 use super::access::AccessArgs;
 use super::cache::CacheSpec;
-use super::choice::{Call, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace};
+use super::choice::{
+    Call, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace,
+};
 use super::limits::LimitArgs;
 use super::pair::BuildArg;
 use super::privileges::PrivilegeArgs;

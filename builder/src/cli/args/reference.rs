@@ -11,7 +11,8 @@ use clap::{Arg, ArgAction, Command, CommandFactory as _};
 use super::Cli;
 
 /// Where the made part begins.
-const MARKER: &str = "<!-- From here on this is made of the command line by UPDATE=1 cargo test -p kiln --lib reference -->\n";
+const MARKER: &str =
+    "<!-- From here on this is made of the command line by UPDATE=1 cargo test -p kiln --lib reference -->\n";
 
 fn docs(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
@@ -30,7 +31,9 @@ fn reference(command: &Command) -> String {
         let name = verb.get_name();
         let _ = writeln!(text, "| [`{name}`](#kiln-{name}) | {} |", about(verb));
     }
-    text.push_str("\nEvery verb takes `--root DIR`, which is where images and cache are, and `-h`, `--help`.\n");
+    text.push_str(
+        "\nEvery verb takes `--root DIR`, which is where images and cache are, and `-h`, `--help`.\n",
+    );
     for verb in visible(command) {
         describe(&mut text, verb, 2);
     }
@@ -54,7 +57,8 @@ fn describe(text: &mut String, command: &Command, level: usize) {
     }
     let usage = command.clone().render_usage().to_string();
     let _ = write!(text, "\n\n    {}\n", usage.trim_start_matches("Usage: ").replace('\n', "\n    "));
-    let own = |argument: &&Arg| !argument.is_hide_set() && !argument.is_global_set() && argument.get_id() != "help";
+    let own =
+        |argument: &&Arg| !argument.is_hide_set() && !argument.is_global_set() && argument.get_id() != "help";
     let arguments: Vec<&Arg> = command.get_arguments().filter(own).collect();
     let mut headings: Vec<Option<&str>> = Vec::new();
     for argument in &arguments {
@@ -139,8 +143,7 @@ fn exit_statuses_are_those_of_the_code() {
     use crate::ui::failure::{
         EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_LIMIT, EXIT_OK, EXIT_RESOURCES, EXIT_USAGE,
     };
-    let all =
-        [EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_LIMIT, EXIT_INTERNAL, EXIT_RESOURCES, EXIT_INTERRUPTED];
+    let all = [EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_LIMIT, EXIT_INTERNAL, EXIT_RESOURCES, EXIT_INTERRUPTED];
     let written = std::fs::read_to_string(docs("docs/cli.md")).unwrap();
     let help = commands().get_after_help().unwrap().to_string();
     for status in all {
@@ -160,7 +163,9 @@ fn examples_name_no_unknown_option() {
             for line in text.lines() {
                 for part in line.split("kiln ").skip(1) {
                     let mut words = part.split_whitespace();
-                    let Some(verb) = words.next().and_then(|verb| command.find_subcommand(verb)) else { continue };
+                    let Some(verb) = words.next().and_then(|verb| command.find_subcommand(verb)) else {
+                        continue;
+                    };
                     let known: BTreeSet<&str> = verb.get_arguments().filter_map(Arg::get_long).collect();
                     let given = words.filter_map(|word| word.strip_prefix("--"));
                     for option in given.map(|word| word.split('=').next().unwrap_or(word)) {

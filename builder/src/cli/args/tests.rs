@@ -62,7 +62,8 @@ fn options_without_effect_are_told() {
     ] {
         assert!(told(&[option]).contains(part), "{option}: {}", told(&[option]));
     }
-    let silent = ["--layers", "--skip-unused-stages", "--http-proxy=false", "--disable-content-trust", "--sbom=false"];
+    let silent =
+        ["--layers", "--skip-unused-stages", "--http-proxy=false", "--disable-content-trust", "--sbom=false"];
     assert_eq!(told(&silent), "");
 }
 
@@ -129,6 +130,8 @@ fn help_is_grouped() {
                                             image, registry or cacheonly
           --push                            Push the image to its registry
           --load                            Load the image into docker or podman
+          --format <FORMAT>                 Write manifests and configs as oci or docker [default: oci]
+                                            [env: BUILDAH_FORMAT]
           --label <NAME=VALUE>              Add a label
           --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
                                             manifest-descriptor or index-descriptor
@@ -197,7 +200,7 @@ fn help_is_grouped() {
 
     Reproducibility:
           --source-date-epoch <TIME>    Time of the build in seconds since 1970, or `context` [env:
-                                        SOURCE_DATE_EPOCH]
+                                        SOURCE_DATE_EPOCH] [alias: --timestamp]
           --rewrite-timestamp[=<BOOL>]  Lower file times in new layers to the time of the build
                                         [default: true when that is known]
 
@@ -205,6 +208,7 @@ fn help_is_grouped() {
           --progress <KIND>  Kind of progress: auto, tty, plain, quiet, rawjson or none [env:
                              BUILDKIT_PROGRESS]
       -q, --quiet            Print nothing but the image's id
+          --logfile <FILE>   Write progress to a file too, as --progress=plain has it
           --check            Only check the Buildfile
           --call <METHOD>    Do something else than build: check, outline or targets, each with an
                              optional ,format=json
