@@ -1,8 +1,11 @@
 //! How a command speaks to registries: what the command line and the environment say about it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use super::args::access::{AccessArgs, Login};
+use super::settings;
 use crate::base::cancel::CancelToken;
 use crate::net::{Net, NetOptions};
 use crate::registry::{self, Client, Credential};
@@ -21,15 +24,22 @@ impl Access {
         targets: &BTreeSet<String>,
         insecure: BTreeSet<String>,
     ) -> Result<Self, Failure> {
+        let variable = |name: &str| std::env::var_os(name);
+        let settings = settings::load(variable)?;
         let defaults = NetOptions::default();
         let net = NetOptions {
-            retries: args.retry.unwrap_or(defaults.retries),
-            retry_delay: args.retry_delay.unwrap_or(defaults.retry_delay),
+            ca_files: settings.authorities,
+            retries: args.retry.or(settings.retries).unwrap_or(defaults.retries),
+            retry_delay: args.retry_delay.or(settings.retry_delay).unwrap_or(defaults.retry_delay),
             ..defaults
         };
+        if let Some(directory) = args.cert_dir.as_deref().filter(|directory| !directory.is_dir()) {
+            let message = format!("--cert-dir: there is no directory `{}`", directory.display());
+            return Err(Failure::new(Kind::Usage, message));
+        }
         let auth_files = match &args.authfile {
             Some(file) => vec![file.clone()],
-            None => registry::default_auth_files(|name| std::env::var_os(name)),
+            None => registry::default_auth_files(variable),
         };
         let credentials = match &args.creds {
             Some(_) if targets.is_empty() => {
@@ -46,7 +56,10 @@ impl Access {
             auth_files,
             credentials,
             insecure,
-            all_insecure: args.tls_verify == Some(false),
+            verify: args.tls_verify,
+            hosts: settings.registries,
+            certs_roots: certs_roots(variable),
+            cert_dir: args.cert_dir.clone(),
             ..registry::Options::default()
         };
         Ok(Self { net, registries })
@@ -63,6 +76,14 @@ impl Access {
             registry::Options { net: net.clone(), cancel: cancel.clone(), ..self.registries.clone() };
         Client::new(options).map_err(|e| Failure::from_error(Kind::Config, &e))
     }
+}
+
+/// Where podman and docker keep certificates of registries, the user's before the machine's.
+fn certs_roots(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let user = directory("XDG_CONFIG_HOME").or_else(|| directory("HOME").map(|home| home.join(".config")));
+    let own = user.into_iter().flat_map(|dir| [dir.join("containers/certs.d"), dir.join("docker/certs.d")]);
+    own.chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from)).collect()
 }
 
 /// A login as what the client wants.

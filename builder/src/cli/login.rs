@@ -48,7 +48,12 @@ pub(super) fn login(args: &LoginArgs) -> Result<u8, Failure> {
     }
     let login = Login { username, password };
     let credential = super::access::credential(&login);
-    let access = AccessArgs { creds: Some(login), tls_verify: args.tls_verify, ..AccessArgs::default() };
+    let access = AccessArgs {
+        creds: Some(login),
+        tls_verify: args.tls_verify,
+        cert_dir: args.cert_dir.clone(),
+        ..AccessArgs::default()
+    };
     let access = Access::new(&access, &BTreeSet::from([registry.clone()]), BTreeSet::new())?;
     let client = access.client(&access.net()?, &CancelToken::new())?;
     let check = client.check_login(registry).map_err(|error| match &error {

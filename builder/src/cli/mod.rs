@@ -24,6 +24,7 @@ mod reset;
 mod rmi;
 mod run;
 mod session;
+mod settings;
 mod shell;
 mod store;
 mod surroundings;

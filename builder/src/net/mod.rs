@@ -10,10 +10,10 @@
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Url};
+use reqwest::Url;
 use tokio::runtime::Runtime;
 
 use crate::base::cancel::CancelToken;
@@ -24,9 +24,11 @@ pub(crate) mod fake_server;
 mod redact;
 mod request;
 pub(crate) mod retry;
+mod trust;
 
 pub use redact::redacted;
 pub(crate) use request::{Request, Verify, body_within, error_body, failed, range_starts_at};
+pub use trust::{KeyPair, Trust};
 
 /// Most bytes of an error answer that are read.
 pub(crate) const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
@@ -38,8 +40,8 @@ const MAX_CA_BYTES: u64 = 16 * 1024 * 1024;
 /// How kiln talks to servers.
 #[derive(Debug, Clone)]
 pub struct NetOptions {
-    /// PEM certificates that are trusted besides the system's.
-    pub ca_file: Option<PathBuf>,
+    /// Files of PEM certificates that are trusted besides the system's.
+    pub ca_files: Vec<PathBuf>,
     /// Sent with every request.
     pub user_agent: String,
     /// How often a request that failed for a passing reason is tried again.
@@ -55,7 +57,7 @@ pub struct NetOptions {
 impl Default for NetOptions {
     fn default() -> Self {
         Self {
-            ca_file: None,
+            ca_files: Vec::new(),
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
             retries: 3,
             retry_delay: Duration::from_secs(1),
@@ -87,6 +89,9 @@ pub enum NetError {
     /// The CA file has no certificates in it.
     #[error("the CA file `{}` holds no certificate in PEM form", .0.display())]
     CaFormat(PathBuf),
+    /// The client's certificate or its key is not what it should be.
+    #[error("`{}` and `{}` are no certificate with its key in PEM form", .0.display(), .1.display())]
+    ClientCertificate(PathBuf, PathBuf),
     /// No answer, or the answer was cut.
     #[error("cannot {method} `{url}`")]
     Request {
@@ -123,11 +128,10 @@ pub struct Net(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     options: NetOptions,
-    certificates: Vec<Certificate>,
+    /// For every server.
+    trust: Trust,
     /// Guards the start of the runtime; `None` until the first request.
     runtime: Mutex<Option<Arc<Runtime>>>,
-    /// By [`request::slot`].
-    clients: [OnceLock<Client>; 4],
 }
 
 impl Drop for Shared {
@@ -142,21 +146,10 @@ impl Drop for Shared {
 }
 
 impl Net {
-    /// Reads the CA file, if one is named; starts nothing yet.
+    /// Reads the CA files; starts nothing yet.
     pub fn new(options: NetOptions) -> Result<Self, NetError> {
-        let certificates = match &options.ca_file {
-            None => Vec::new(),
-            Some(path) => {
-                let pem = read_bounded(path, MAX_CA_BYTES)
-                    .map_err(|source| NetError::CaFile { path: path.clone(), source })?;
-                match Certificate::from_pem_bundle(&pem) {
-                    Ok(certificates) if !certificates.is_empty() => certificates,
-                    _ => return Err(NetError::CaFormat(path.clone())),
-                }
-            }
-        };
-        let (runtime, clients) = Default::default();
-        Ok(Self(Arc::new(Shared { options, certificates, runtime, clients })))
+        let trust = Trust::read(&options.ca_files, None)?;
+        Ok(Self(Arc::new(Shared { options, trust, runtime: Mutex::default() })))
     }
 
     /// The options it was made with.
@@ -265,7 +258,7 @@ mod tests {
     fn a_bad_ca_file_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "no certificate").unwrap();
-        let options = NetOptions { ca_file: Some(file.path().to_owned()), ..NetOptions::default() };
+        let options = NetOptions { ca_files: vec![file.path().to_owned()], ..NetOptions::default() };
         let error = Net::new(options).unwrap_err();
         assert!(error.to_string().contains(&*file.path().to_string_lossy()), "{error}");
     }

@@ -1,12 +1,12 @@
 //! One request with its redirects, and bodies read within bounds.
 //!
-//! Invariants: credentials and [`Verify::Lenient`] apply to the origin of the first URL only; loopback hosts are
+//! Invariants: credentials, client certificates and [`Verify::Lenient`] apply to the origin of the first URL only; loopback hosts are
 //! never reached through a proxy; no redirect leaves http and https.
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 
-use super::{MAX_REDIRECTS, Net, NetError, is_loopback, redacted, same_origin};
+use super::{MAX_REDIRECTS, Net, NetError, Trust, is_loopback, redacted, same_origin};
 
 /// Whether the server's certificate has to be good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub(crate) struct Request {
     /// Value of `Authorization`.
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) verify: Verify,
+    /// Besides what is trusted everywhere, and the client's certificate; for the first URL's origin only.
+    pub(crate) trust: Option<Trust>,
     pub(crate) body: Option<Body>,
 }
 
@@ -38,6 +40,7 @@ impl Request {
             headers: HeaderMap::new(),
             authorization: None,
             verify: Verify::Strict,
+            trust: None,
             body: None,
         }
     }
@@ -55,7 +58,7 @@ impl Net {
             let own = same_origin(&first, &request.url);
             let verify = if own { request.verify } else { Verify::Strict };
             let mut builder = self
-                .client(&request.url, verify)?
+                .client(&request.url, verify, request.trust.as_ref().filter(|_| own))?
                 .request(request.method.clone(), request.url.clone())
                 .headers(request.headers.clone());
             if !request.headers.contains_key(ACCEPT_ENCODING) {
@@ -75,11 +78,16 @@ impl Net {
         Err(NetError::TooManyRedirects(redacted(&first)))
     }
 
-    fn client(&self, url: &Url, verify: Verify) -> Result<&Client, NetError> {
+    fn client<'a>(
+        &'a self,
+        url: &Url,
+        verify: Verify,
+        own: Option<&'a Trust>,
+    ) -> Result<&'a Client, NetError> {
         let direct = url.host_str().is_some_and(is_loopback);
         // For plain http the certificates do not matter, and a system without any can still use it.
         let lenient = verify == Verify::Lenient || url.scheme() == "http";
-        let slot = &self.0.clients[slot(lenient, direct)];
+        let slot = &own.unwrap_or(&self.0.trust).clients()[slot(lenient, direct)];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
@@ -98,15 +106,22 @@ impl Net {
         }
         if lenient {
             builder = builder.tls_danger_accept_invalid_certs(true);
-        } else if !self.0.certificates.is_empty() {
-            builder = builder.tls_certs_merge(self.0.certificates.iter().cloned());
+        } else {
+            let own = own.map(Trust::certificates).unwrap_or_default();
+            let all: Vec<_> = self.0.trust.certificates().iter().chain(own).cloned().collect();
+            if !all.is_empty() {
+                builder = builder.tls_certs_merge(all);
+            }
+        }
+        if let Some(identity) = own.and_then(Trust::identity) {
+            builder = builder.identity(identity.clone());
         }
         let client = builder.build().map_err(|source| NetError::Client(source.without_url()))?;
         Ok(slot.get_or_init(|| client))
     }
 }
 
-/// Which of the four clients serves.
+/// Which of the four clients of a [`Trust`] serves.
 fn slot(lenient: bool, direct: bool) -> usize {
     usize::from(lenient) * 2 + usize::from(direct)
 }

@@ -43,9 +43,10 @@ impl NetError {
         let Self::Request { source, .. } = self else { return None };
         Some(match lasting(source)? {
             Lasting::Certificate => {
-                "the server's certificate is not trusted: name the CA that signed it, or name the registry insecure"
+                "the server's certificate is not trusted: name the CA that signed it with --cert-dir or in kiln.toml, or take \
+                 any with --tls-verify=false"
             }
-            Lasting::NotTls => "the server does not speak TLS: name the registry insecure to use plain http",
+            Lasting::NotTls => "the server does not speak TLS: --tls-verify=false uses plain http",
             Lasting::UnknownHost => "no such host is known: check its name and the DNS settings",
             Lasting::Refused => "nothing answers at this address: check host and port",
         })

@@ -1,12 +1,14 @@
 //! Which URL a registry answers at: https for everybody; plain http for loopback hosts and hosts named insecure.
 //!
-//! Invariants: a host that is neither loopback nor named insecure is only ever spoken to over verified TLS.
+//! Invariants: a host that is neither loopback nor named insecure is only ever spoken to over verified TLS; neither is a
+//! loopback host for which an authority is named.
 
 use reqwest::{StatusCode, Url};
 
+use super::certs::Certificates;
 use super::{Inner, RegistryError};
 use crate::image::reference::Reference;
-use crate::net::{Request, Verify, error_body, is_loopback};
+use crate::net::{Request, Trust, Verify, error_body, is_loopback};
 
 /// Where a registry is.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub(super) struct Endpoint {
     pub(super) base: Url,
     /// Whether its certificate must be good.
     pub(super) verify: Verify,
+    /// What is trusted besides the usual, and this client's certificate.
+    pub(super) trust: Option<Trust>,
 }
 
 impl Endpoint {
@@ -28,7 +32,7 @@ impl Endpoint {
         if base.host_str().is_none() || !base.username().is_empty() || base.path() != "/" {
             return Err(host_error());
         }
-        Ok(Self { registry: registry.to_owned(), base, verify })
+        Ok(Self { registry: registry.to_owned(), base, verify, trust: None })
     }
 
     /// The URL of `tail` (`manifests/latest`) in the repository of `reference`.
@@ -47,25 +51,68 @@ impl Inner {
         if let Some(known) = known {
             return Ok(known);
         }
-        let strict = Endpoint::new(registry, "https", Verify::Strict)?;
-        let loopback = strict.base.host_str().is_some_and(is_loopback);
-        let endpoint = if self.options.all_insecure || self.options.insecure.contains(registry) {
-            self.first_that_answers([
-                Endpoint::new(registry, "https", Verify::Lenient)?,
-                Endpoint::new(registry, "http", Verify::Lenient)?,
-            ])
-            .await?
-        } else if loopback {
-            self.first_that_answers([
-                Endpoint::new(registry, "http", Verify::Lenient)?,
-                Endpoint::new(registry, "https", Verify::Lenient)?,
-            ])
-            .await?
-        } else {
-            strict
-        };
+        let endpoint = self.find(registry).await?;
         let mut endpoints = self.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(endpoints.entry(registry.to_owned()).or_insert(endpoint).clone())
+    }
+
+    async fn find(&self, registry: &str) -> Result<Endpoint, RegistryError> {
+        let host = self.options.hosts.get(registry);
+        let trust = self.trust(registry)?;
+        let make = |scheme: &str, verify: Verify| -> Result<Endpoint, RegistryError> {
+            Ok(Endpoint { trust: trust.clone(), ..Endpoint::new(registry, scheme, verify)? })
+        };
+        if host.and_then(|host| host.http) == Some(true) {
+            return make("http", Verify::Lenient);
+        }
+        let strict = make("https", Verify::Strict)?;
+        let loopback = strict.base.host_str().is_some_and(is_loopback);
+        // The command line says it for all, the settings for one.
+        let insecure = match (self.options.verify, host.and_then(|host| host.insecure)) {
+            (Some(verify), _) => Some(!verify),
+            (None, _) if self.options.insecure.contains(registry) => Some(true),
+            (None, Some(insecure)) => Some(insecure),
+            // Who names an authority for a loopback host wants to see its certificate.
+            (None, None) if trust.is_some() => Some(false),
+            (None, None) => None,
+        };
+        match (insecure, loopback) {
+            (Some(true), false) => {
+                self.first_that_answers([make("https", Verify::Lenient)?, make("http", Verify::Lenient)?])
+                    .await
+            }
+            (Some(true) | None, true) => {
+                self.first_that_answers([make("http", Verify::Lenient)?, make("https", Verify::Lenient)?])
+                    .await
+            }
+            (Some(false), _) | (None, false) => Ok(strict),
+        }
+    }
+
+    /// Certificates that the options have for a registry.
+    fn trust(&self, registry: &str) -> Result<Option<Trust>, RegistryError> {
+        let mut authorities = Vec::new();
+        let mut key_pairs = Vec::new();
+        let mut add = |found: Certificates| {
+            authorities.extend(found.authorities);
+            key_pairs.extend(found.key_pairs);
+        };
+        if let Some(directory) = &self.options.cert_dir {
+            add(Certificates::list(directory)?.unwrap_or_default());
+        }
+        for root in &self.options.certs_roots {
+            if let Some(found) = Certificates::list(&root.join(registry))? {
+                add(found);
+                break;
+            }
+        }
+        if let Some(host) = self.options.hosts.get(registry) {
+            add(Certificates { authorities: host.authorities.clone(), key_pairs: host.key_pairs.clone() });
+        }
+        if authorities.is_empty() && key_pairs.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Trust::read(&authorities, key_pairs.first())?))
     }
 
     /// Tries one, then the other; the first one's failure is told, since it is the likelier way.
@@ -87,8 +134,11 @@ impl Inner {
     /// False when the server says that it wants the other scheme.
     async fn speaks(&self, endpoint: &Endpoint) -> Result<bool, RegistryError> {
         let url = endpoint.base.join("/v2/").map_err(|_| RegistryError::Host(endpoint.registry.clone()))?;
-        let response =
-            self.options.net.send(Request { verify: endpoint.verify, ..Request::get(url) }).await?;
+        let response = self
+            .options
+            .net
+            .send(Request { verify: endpoint.verify, trust: endpoint.trust.clone(), ..Request::get(url) })
+            .await?;
         if response.status() != StatusCode::BAD_REQUEST || endpoint.base.scheme() == "https" {
             return Ok(true);
         }

@@ -4,6 +4,7 @@
 //! control characters.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -24,6 +25,22 @@ pub enum RegistryError {
     /// An option names no host.
     #[error("`{0}` is not a registry host of the form `host[:port]`")]
     InsecureName(String),
+    /// A directory of certificates cannot be listed.
+    #[error("cannot list the certificates in `{}`", path.display())]
+    CertificateDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Half of a pair.
+    #[error("`{}` is of no use without `{}`", path.display(), lacks.display())]
+    LoneCertificate {
+        /// What there is.
+        path: PathBuf,
+        /// What there is not.
+        lacks: PathBuf,
+    },
     /// The registry's name makes no URL.
     #[error("`{0}` is not a registry host that can be contacted")]
     Host(String),

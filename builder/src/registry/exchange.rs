@@ -62,6 +62,7 @@ impl<'a> Call<'a> {
             headers: self.headers.clone(),
             authorization: authorization.filter(|_| own),
             verify: if own { self.endpoint.verify } else { Verify::Strict },
+            trust: self.endpoint.trust.clone().filter(|_| own),
             ..Request::new(self.method.clone(), self.url.clone())
         }
     }

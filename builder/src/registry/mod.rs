@@ -16,15 +16,17 @@ use crate::base::digest::Digest;
 use crate::image::manifest::{Descriptor, Manifest};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::net::Net;
+use crate::net::{KeyPair, Net};
 
 mod auth;
 mod auth_file;
+mod certs;
 mod credentials;
 mod endpoint;
 mod error;
 mod exchange;
 mod login;
+mod mirrors;
 mod pull;
 mod push;
 #[cfg(test)]
@@ -34,6 +36,7 @@ pub use auth_file::{AuthFileError, KeptIn, default_login_file, erase_login, keep
 pub use credentials::{Credential, CredentialProblem, default_auth_files};
 pub use error::RegistryError;
 pub use login::LoginCheck;
+pub use mirrors::Mirror;
 pub use push::{BlobOutcome, BlobSource, PushOptions};
 
 /// How a [`Client`] works.
@@ -47,10 +50,32 @@ pub struct Options {
     pub credentials: BTreeMap<String, Credential>,
     /// Registries (`host[:port]`) that may have a bad certificate or none at all.
     pub insecure: BTreeSet<String>,
-    /// All registries may.
-    pub all_insecure: bool,
+    /// Whether certificates have to be good, for all registries: `Some(true)` holds for loopback hosts too, which are
+    /// otherwise trusted as they are.
+    pub verify: Option<bool>,
+    /// What is known of single registries.
+    pub hosts: BTreeMap<String, HostOptions>,
+    /// Directories of directories `HOST:PORT` of certificates ([`certs`]); the first that has a registry counts.
+    pub certs_roots: Vec<PathBuf>,
+    /// A directory of certificates for all registries.
+    pub cert_dir: Option<PathBuf>,
     /// Stops every call.
     pub cancel: CancelToken,
+}
+
+/// What is known of a registry.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostOptions {
+    /// Asked first, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// Plain http and nothing else.
+    pub http: Option<bool>,
+    /// Any certificate, or none. `Some(false)` asks for a good one even of a loopback host.
+    pub insecure: Option<bool>,
+    /// Files of authorities.
+    pub authorities: Vec<PathBuf>,
+    /// Certificates of this client; the first is used.
+    pub key_pairs: Vec<KeyPair>,
 }
 
 /// A client for any number of registries. Cheap to clone; may be used from many threads at once.
@@ -66,6 +91,8 @@ struct Inner {
     tokens: Mutex<BTreeMap<(String, String), auth::Token>>,
     /// What the credential files say, by registry and repository: helpers are slow.
     credentials: Mutex<BTreeMap<(String, String), Arc<credentials::Lookup>>>,
+    /// Hosts of mirrors that failed.
+    lost_mirrors: Mutex<BTreeSet<String>>,
 }
 
 /// A manifest that was chosen for a platform.
@@ -118,6 +145,7 @@ impl Client {
             endpoints: Mutex::default(),
             tokens: Mutex::default(),
             credentials: Mutex::default(),
+            lost_mirrors: Mutex::default(),
         })))
     }
 

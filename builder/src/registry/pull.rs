@@ -30,6 +30,8 @@ struct Origin<'a> {
     call: Call<'a>,
     /// False for the foreign URLs of a descriptor, which have nothing to do with the registry.
     registry: bool,
+    /// Another place that may have it: no failure of its counts.
+    mirror: bool,
 }
 
 impl Inner {
@@ -86,7 +88,8 @@ impl Inner {
         Err(RegistryError::Nested(reference.familiar()))
     }
 
-    pub(super) async fn manifest_raw(&self, reference: &Reference) -> Result<RawManifest, RegistryError> {
+    /// A manifest from the registry of `reference` itself, which may be a mirror.
+    pub(super) async fn manifest_at(&self, reference: &Reference) -> Result<RawManifest, RegistryError> {
         let endpoint = self.endpoint(&reference.registry).await?;
         let call = manifest_call(&endpoint, reference, Method::GET)?;
         let response = self.exchange(&call).await?;
@@ -175,11 +178,12 @@ impl Inner {
         sink: &mut dyn Write,
         progress: &dyn Fn(u64),
     ) -> Result<(), RegistryError> {
+        let mirrors = self.mirrors_for_blob(reference).await;
         let endpoint = self.endpoint(&reference.registry).await?;
         let mut sink = HashingWriter::new(sink);
         let mut received = 0;
         let mut missing = None;
-        for origin in origins(&endpoint, reference, descriptor)? {
+        for origin in origins(&mirrors, &endpoint, reference, descriptor)? {
             match self.transfer(&origin, descriptor.size, &mut received, &mut sink, progress).await {
                 Ok(()) => {
                     let url = redacted(&origin.call.url);
@@ -188,6 +192,9 @@ impl Inner {
                         return Err(RegistryError::WrongDigest { url, expected: descriptor.digest, actual });
                     }
                     return Ok(());
+                }
+                Err(error) if origin.mirror && !matches!(error, RegistryError::Sink { .. }) => {
+                    self.note_blob_failure(origin.call.reference, &error);
                 }
                 // The next origin is asked for the rest; the digest tells in the end whether it fits.
                 Err(
@@ -323,24 +330,31 @@ fn manifest_call<'a>(
     Ok(call)
 }
 
-/// The registry, and the URLs of a foreign layer: first those when the media type says that the registry need not
-/// have it.
+/// Mirrors, the registry, and the URLs of a foreign layer: those before the registry when the media type says that it
+/// need not have it.
 fn origins<'a>(
+    mirrors: &'a [(Endpoint, Reference)],
     endpoint: &'a Endpoint,
     reference: &'a Reference,
     descriptor: &Descriptor,
 ) -> Result<Vec<Origin<'a>>, RegistryError> {
     let url = endpoint.url(reference, &format!("blobs/{}", descriptor.digest))?;
-    let own = Origin { call: Call::get(endpoint, reference, url), registry: true };
+    let own = Origin { call: Call::get(endpoint, reference, url), registry: true, mirror: false };
     let foreign = descriptor.urls.iter().filter_map(|url| Url::parse(url).ok());
     let mut origins: Vec<_> = foreign
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
-        .map(|url| Origin { call: Call::get(endpoint, reference, url), registry: false })
+        .map(|url| Origin { call: Call::get(endpoint, reference, url), registry: false, mirror: false })
         .collect();
     let elsewhere =
         descriptor.media_type.contains("nondistributable") || descriptor.media_type.contains(".foreign.");
     origins.insert(if elsewhere { origins.len() } else { 0 }, own);
-    Ok(origins)
+    let mut all = Vec::new();
+    for (endpoint, name) in mirrors {
+        let url = endpoint.url(name, &format!("blobs/{}", descriptor.digest))?;
+        all.push(Origin { call: Call::get(endpoint, name, url), registry: true, mirror: true });
+    }
+    all.extend(origins);
+    Ok(all)
 }
 
 /// `Docker-Content-Digest`. An algorithm that kiln does not know says nothing, unless it is all there is.

@@ -54,4 +54,5 @@ mod run_command;
 mod scheduler;
 mod security;
 mod stages;
+mod tls;
 mod transfer;

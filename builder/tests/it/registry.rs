@@ -202,6 +202,19 @@ pub struct RealRegistry {
 impl RealRegistry {
     /// Starts one on a free port; why not otherwise.
     pub fn start() -> Result<Self, String> {
+        Self::start_with("")
+    }
+
+    /// One that speaks TLS with `server.pem` and `server.key` of a directory, and wants a certificate of `ca.pem` of its
+    /// clients, if that is asked for.
+    pub fn start_with_tls(certificates: &std::path::Path, wants_client: bool) -> Result<Self, String> {
+        let path = |name: &str| certificates.join(name).display().to_string();
+        let clients = if wants_client { format!(", clientcas: [{}]", path("ca.pem")) } else { String::new() };
+        let (certificate, key) = (path("server.pem"), path("server.key"));
+        Self::start_with(&format!(", tls: {{certificate: {certificate}, key: {key}{clients}}}"))
+    }
+
+    fn start_with(more: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
@@ -209,7 +222,7 @@ impl RealRegistry {
             .port();
         let config = dir.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}{more}}}\n",
             dir.path().join("data").display()
         );
         std::fs::write(&config, text).map_err(|e| e.to_string())?;

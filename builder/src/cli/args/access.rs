@@ -23,6 +23,9 @@ pub struct AccessArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = choice::boolean, help_heading = REGISTRY)]
     pub tls_verify: Option<bool>,
+    /// Directory of certificates: *.crt are trusted, NAME.cert and NAME.key are shown to the registry
+    #[arg(long, value_name = "DIR", help_heading = REGISTRY)]
+    pub cert_dir: Option<PathBuf>,
     /// Retries of what failed for a passing reason [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100), help_heading = REGISTRY)]
     pub retry: Option<u32>,

@@ -28,6 +28,9 @@ pub struct LoginArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = choice::boolean)]
     pub tls_verify: Option<bool>,
+    /// Directory of certificates: *.crt are trusted, NAME.cert and NAME.key are shown to the registry
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
 }
 
 /// `kiln logout`.
@@ -42,7 +45,7 @@ pub struct LogoutArgs {
 }
 
 /// Parses `host[:port]`, also as the URL that docker's documentation has for its own registry.
-fn parse_registry(text: &str) -> Result<String, String> {
+pub fn parse_registry(text: &str) -> Result<String, String> {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
     let host = host.trim_end_matches('/');
     let host = host.strip_suffix("/v1").or_else(|| host.strip_suffix("/v2")).unwrap_or(host);

@@ -218,6 +218,8 @@ fn help_is_grouped() {
           --authfile <FILE>         File of credentials in docker's format [env: REGISTRY_AUTH_FILE]
                                     [default: those of docker and podman]
           --tls-verify[=<BOOL>]     false takes any certificate, and plain http [default: true]
+          --cert-dir <DIR>          Directory of certificates: *.crt are trusted, NAME.cert and NAME.key
+                                    are shown to the registry
           --retry <N>               Retries of what failed for a passing reason [default: 3]
           --retry-delay <DURATION>  Pause before the first retry, doubled each time [default: 1s]
 
