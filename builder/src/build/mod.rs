@@ -11,6 +11,7 @@ mod lint;
 mod output;
 mod resolve;
 mod run;
+pub mod until;
 mod upload;
 
 use std::cell::RefCell;
@@ -36,7 +37,9 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::net::Net;
 use crate::ops::{Fetched, ImportSetup, Imports, LocalExecutor, OpError, RunDefaults, Wrecks};
-use crate::plan::graph::{BlobLocation, Graph, Op, Plan, PlanOptions, ResolveError, ResolvedImage, VertexId};
+use crate::plan::graph::{
+    BlobLocation, Graph, Op, Plan, PlanOptions, ResolveError, ResolvedImage, RunSpec, VertexId,
+};
 use crate::plan::{self, PlanError};
 use crate::record::recorder::{Ending, Noted};
 use crate::record::{BuildResult, Recorder, Refused, Shelf};
@@ -52,6 +55,7 @@ use crate::store::{Store, StoreError};
 use crate::transfer::TransferError;
 
 use debug::{Arrival, ShellRequest, Wreck};
+use until::{Until, UntilError};
 use upload::Upload;
 
 pub use resolve::{PullPolicy, Resolver};
@@ -105,6 +109,8 @@ pub struct Request {
     pub jobs: usize,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// Ends after this step, without outputs.
+    pub until: Option<Until>,
     /// After a failure, enters the step that failed.
     pub on_failure: Option<OnFailure>,
     /// Steps that ran before this time, in seconds since 1970, run again.
@@ -137,6 +143,8 @@ pub struct Report {
     pub warnings: Vec<Diagnostic>,
     /// `--build-arg` that nothing consumed.
     pub unused_build_args: Vec<String>,
+    /// The step that it ended after, with `--until`: its number and name.
+    pub stopped: Option<(u32, String)>,
     /// Steps that ran.
     pub executed: usize,
     /// Steps taken from the store.
@@ -148,6 +156,8 @@ pub struct Report {
 /// Where a failed step stands.
 #[derive(Debug, Clone)]
 pub struct FailedStep {
+    /// What it ran, when it is a RUN, and on which platform.
+    pub run: Option<(Box<RunSpec>, Platform)>,
     /// Number in events.
     pub number: u32,
     /// For people.
@@ -209,6 +219,8 @@ pub enum BuildError {
         source: Box<CacheError>,
     },
     #[error(transparent)]
+    Until(#[from] UntilError),
+    #[error(transparent)]
     Debug(#[from] debug::DebugError),
     /// A shell in the place of a step.
     #[error("{0}")]
@@ -257,6 +269,8 @@ struct Course {
     ledger: Ledger,
     /// The first step that failed, when it is to be entered.
     wreck: RefCell<Option<Wreck>>,
+    /// Bytes that steps added.
+    written: RefCell<BTreeMap<VertexId, u64>>,
 }
 
 fn run_course(
@@ -276,6 +290,8 @@ fn run_course(
     let plan =
         plan::plan(&parsed.buildfile, &request.plan, &resolver).map_err(|e| unless_stopped(e.into()))?;
     let warnings = lint::findings(&parsed.buildfile, parsed.diagnostics, &plan, request, &config)?;
+    let until =
+        request.until.as_ref().map(|until| until::find(until, &parsed.buildfile, &plan)).transpose()?;
     course.graph = Some(plan.graph.clone());
     let imports = imports(environment, request, &plan, &resolver)?;
     let builder = Builder {
@@ -284,8 +300,10 @@ fn run_course(
         plan: &plan,
         resolver: &resolver,
         imports: imports.as_ref(),
+        until: until.as_deref(),
         ledger: &course.ledger,
         wreck: &course.wreck,
+        written: &course.written,
     };
     let mut made = builder.work();
     // A layer that a cache had promised cannot be had: its step is no longer taken for cached, and runs.
@@ -300,7 +318,9 @@ fn run_course(
     }
     let (solved, image) = made?;
     settle(environment.store, &solved, request);
-    Ok(report(warnings, plan, image, (solved.executed, solved.cached), started))
+    let last = until.and_then(|steps| steps.into_iter().next_back());
+    let stopped = last.map(|id| (solve::step_number(id), plan.graph.vertex(id).name.clone()));
+    Ok(Report { stopped, ..report(warnings, plan, image, (solved.executed, solved.cached), started) })
 }
 
 fn import_failed(error: OpError) -> BuildError {
@@ -378,14 +398,17 @@ struct Builder<'a> {
     plan: &'a Plan,
     resolver: &'a Resolver<'a>,
     imports: Option<&'a Imports<'a>>,
+    /// What to end with in place of the plan's images.
+    until: Option<&'a [VertexId]>,
     ledger: &'a Ledger,
     wreck: &'a RefCell<Option<Wreck>>,
+    written: &'a RefCell<BTreeMap<VertexId, u64>>,
 }
 
 impl Builder<'_> {
     /// Runs what has to run, writes outputs and caches.
     fn work(&self) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
-        let Self { environment, request, plan, resolver, imports, ledger, wreck } = *self;
+        let Self { environment, request, plan, resolver, imports, until, ledger, wreck, written } = *self;
         let unless_stopped =
             |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
         let pending = imports.map(|imports| imports as &dyn Pending);
@@ -417,7 +440,8 @@ impl Builder<'_> {
             ledger: ledger.clone(),
             ..Options::new(request.jobs, request.events.clone(), cancel)
         };
-        let mut roots: Vec<VertexId> = plan.images.iter().map(|image| image.result).collect();
+        let results = || plan.images.iter().map(|image| image.result).collect();
+        let mut roots: Vec<VertexId> = until.map_or_else(results, <[VertexId]>::to_vec);
         roots.dedup();
         let solved = solve::solve(&plan.graph, &roots, &executor, &options).map_err(|failure| {
             if let Some(wrecks) = &executor.wrecks {
@@ -425,8 +449,15 @@ impl Builder<'_> {
             }
             failed(&plan.graph, failure)
         })?;
+        written.replace(written_bytes(environment.store, plan, &solved, ledger));
         if request.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
+        }
+        if until.is_some() {
+            if let Some(imports) = imports {
+                imports.settle().map_err(import_failed)?;
+            }
+            return Ok((solved, None));
         }
         let (snapshots, beside) = (snapshots()?, beside(plan, imports));
         let image = exporting(request, plan, || {
@@ -448,6 +479,22 @@ impl Builder<'_> {
         }
         Ok((solved, image))
     }
+}
+
+/// Bytes of files in what each step has added that ran. For people, so what cannot be found out is left out.
+fn written_bytes(store: &Store, plan: &Plan, solved: &Solved, ledger: &Ledger) -> BTreeMap<VertexId, u64> {
+    let ran = |look| matches!(look, Look::Missing | Look::Forced | Look::Expired(_));
+    let accounts = ledger.accounts();
+    let steps = accounts.iter().filter(|(id, account)| {
+        ran(account.look) && solve::is_step(plan.graph.vertex(**id)) && account.result.is_some()
+    });
+    let bytes = |id: &VertexId| {
+        let result = solved.results.get(id)?.fs()?;
+        let added = result.trail.last().is_some_and(|last| last.added_layer);
+        let layer = result.state.layers.last().filter(|_| added)?;
+        store.database().snapshot_size(&layer.snapshot).ok().flatten()
+    };
+    steps.filter_map(|(id, _)| Some((*id, bytes(id)?))).collect()
 }
 
 /// Notes what was used, and sees to it that what was made outlives the machine's power. The image is there already, so
@@ -500,6 +547,7 @@ fn report(
         image,
         warnings,
         unused_build_args: plan.unused_build_args,
+        stopped: None,
         executed,
         cached,
         took: started.elapsed(),
@@ -517,6 +565,10 @@ fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
             number: solve::step_number(id),
             name: vertex.name.clone(),
             span: vertex.origin.as_ref().map(|origin| origin.span),
+            run: match &vertex.op {
+                Op::Run(spec) => Some((Box::new(spec.clone()), vertex.platform.clone())),
+                _ => None,
+            },
         };
         BuildError::Step { step, source: Box::new(error) }
     };
@@ -531,7 +583,11 @@ fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
 impl Course {
     /// What the record has to know.
     fn ending(&self, result: &Result<Report, BuildError>) -> Ending<'_> {
-        let noted = self.ledger.accounts().into_iter().map(|(id, account)| (id, noted(account))).collect();
+        let written = self.written.borrow();
+        let noted = |(id, account)| {
+            (id, Noted { written_bytes: written.get(&id).copied().unwrap_or(0), ..noted(account) })
+        };
+        let noted = self.ledger.accounts().into_iter().map(noted).collect();
         let vertices = self.graph.iter().flat_map(|graph| graph.vertices.iter().enumerate());
         let steps = vertices.filter(|(_, vertex)| solve::is_step(vertex));
         let (ended, error) = match result {
@@ -560,6 +616,7 @@ fn noted(account: Account) -> Noted {
         content_key: account.content,
         contents: account.contents,
         result: account.result,
+        written_bytes: 0,
         by_content: account.look == Look::Content,
         refused: match account.look {
             Look::Forced => Some(Refused::NoCache),

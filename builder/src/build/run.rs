@@ -115,7 +115,7 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         &request.cancel,
     )?;
     let failed = |source| BuildError::Step {
-        step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None },
+        step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None, run: None },
         source: Box::new(source),
     };
     let options = Options::new(1, request.events.clone(), request.cancel.clone());

@@ -14,7 +14,7 @@ use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
 use super::args::choice::{
-    Epoch, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+    Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
 };
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
@@ -23,13 +23,17 @@ use super::context::{self, Finder};
 use super::failure::{self, File};
 use super::privileges::{self, Resolved};
 use super::session::{self, Privilege};
+use super::summary::Built;
 use super::surroundings;
 use crate::base::cancel::CancelToken;
+use crate::base::events::EventSink;
 use crate::build::debug::{Arrival, ShellRequest};
 use crate::build::{self, BuildError, Environment, OnFailure, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
+use crate::export::assemble::BuiltIndex;
 use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{OutputKind, OutputSpec};
+use crate::image::reference::Reference;
 use crate::ops::{RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
 use crate::plan::without_credentials;
@@ -44,6 +48,9 @@ use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
 use crate::ui::findings::base64;
 use crate::ui::print;
 use crate::ui::progress::{Mode, Progress, Target};
+
+/// Columns of a step's name in the last lines.
+const MAX_STEP_COLUMNS: usize = 100;
 
 fn usage(message: impl Into<String>) -> Failure {
     Failure::new(Kind::Usage, message)
@@ -86,6 +93,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         request.engine_variables = engine_variables;
     }
     record(&args, &mut request, &store);
+    if let Some(path) = &args.logfile {
+        request.events = logged(path, request.events.clone())?;
+    }
     let told = on_failure(&args, &mut request, &progress);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
@@ -103,7 +113,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         Err(error) if told.load(Ordering::SeqCst) => {
             Ok(failure::of_build(&error, &file, &progress).exit_code())
         }
-        Ok(report) => finish(&args, &request, &report, record.as_ref()),
+        Ok(report) => finish(&args, &request, &report, record.as_ref(), progress.totals().warnings),
         Err(BuildError::Parse(diagnostics)) => Ok(findings(&file, &diagnostics)),
         Err(BuildError::Plan(error)) => Ok(findings(&file, &error.diagnostics)),
         Err(BuildError::Lint { diagnostics, .. }) => Ok(findings(&file, &diagnostics)),
@@ -135,10 +145,12 @@ fn on_failure(args: &BuildArgs, request: &mut Request, progress: &Progress) -> A
         progress.finish();
         let file = File { name: &name, text: &text };
         if !flag.swap(true, Ordering::SeqCst) {
-            let failure = match error {
+            let mut failure = match error {
                 BuildError::Several(errors) => several(errors, &file, &progress),
                 error => failure::of_build(error, &file, &progress),
             };
+            // That is what happens now.
+            failure.hints.retain(|hint| hint != failure::ENTER);
             print::talk(failure.render(Style::stderr()).trim_end());
         }
         match arrival {
@@ -151,6 +163,19 @@ fn on_failure(args: &BuildArgs, request: &mut Request, progress: &Progress) -> A
         arrive: Box::new(arrive),
     });
     told
+}
+
+/// Has events written to a file as well.
+fn logged(path: &Path, events: EventSink) -> Result<EventSink, Failure> {
+    let file = std::fs::File::create(path).map_err(|e| Failure {
+        causes: vec![e.to_string()],
+        ..usage(format!("cannot write the log file `{}`", path.display()))
+    })?;
+    let log = Progress::new(Mode::Plain, Target::Writer(Box::new(file))).sink();
+    Ok(EventSink::new(move |event| {
+        log.send(event.clone());
+        events.send(event);
+    }))
 }
 
 /// Has the build recorded. Without random numbers there is no record, and a build all the same.
@@ -269,6 +294,7 @@ fn request(
         cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
         jobs,
         keep_going: args.keep_going,
+        until: args.until.clone(),
         on_failure: None,
         oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),
         recorder: None,
@@ -323,6 +349,10 @@ fn outputs(args: &BuildArgs) -> Vec<OutputSpec> {
     }
     for output in &mut outputs {
         output.annotations.extend(args.annotations().cloned());
+        // What an output says of itself holds.
+        if args.image_format == Some(ImageFormat::Docker) && output.kind.is_image() {
+            output.oci_media_types.get_or_insert(false);
+        }
     }
     outputs
 }
@@ -422,22 +452,30 @@ fn finish(
     request: &Request,
     report: &Report,
     record: Option<&BuildRecord>,
+    warned: u32,
 ) -> Result<u8, Failure> {
     let shows = !matches!(args.progress, Mode::Quiet | Mode::None | Mode::RawJson);
     if !report.warnings.is_empty() && shows {
         print::talk(render(&request.file_name, &request.text, &report.warnings, Style::stderr()).trim_end());
     }
-    if let (Some(image), true) = (&report.image, shows) {
-        let steps = report.executed + report.cached;
-        let names = request.names.iter().map(|n| format!(" {}", n.familiar())).collect::<String>();
-        let why = record.and_then(super::record::summary).map(|why| format!("; {why}")).unwrap_or_default();
+    if let (Some((number, name)), true) = (&report.stopped, shows) {
+        let name = crate::ui::text::fit(name, MAX_STEP_COLUMNS);
         print::talk(format!(
-            "built{names} {} in {:.1}s: {steps} steps, {} cached, {}{why}",
-            image.descriptor.digest,
-            report.took.as_secs_f64(),
-            report.cached,
-            crate::ui::size::human(image.size_bytes()),
+            "stopped after step {number}: {name}; to enter it: kiln debug --step {number} --after"
         ));
+    }
+    if shows && report.stopped.is_none() {
+        let image = report.image.as_ref();
+        let built = Built {
+            names: request.names.iter().filter(|_| image.is_some()).map(Reference::familiar).collect(),
+            what: image.map_or_else(|| "files".to_owned(), |image| image.descriptor.digest.to_string()),
+            size_bytes: image.map(BuiltIndex::size_bytes),
+            seconds: report.took.as_secs_f64(),
+            steps: (report.executed, report.cached),
+            warnings: report.warnings.len() + warned as usize,
+            record,
+        };
+        built.lines().iter().for_each(print::talk);
     }
     if let Some(path) = &args.iidfile {
         let id = report

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use crate::build::BuildError;
+use crate::build::until::UntilError;
 use crate::cache::CacheError;
 use crate::ops::OpError;
 use crate::registry::RegistryError;
@@ -105,6 +106,16 @@ fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+/// How a step is entered that failed.
+pub(super) const ENTER: &str =
+    "`kiln debug` opens a shell in its place, as it was before; `kiln log` has all that was written";
+
+/// Whether the command itself failed, or could not be started.
+fn is_of_command(error: &OpError) -> bool {
+    let is_user_error = matches!(error, OpError::Sandbox(SandboxError::Setup(failure)) if failure.user_error);
+    error.is_of_command() || is_user_error
+}
+
 /// A failed build.
 pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress) -> Failure {
     if matches!(error, BuildError::Cancelled) {
@@ -121,14 +132,27 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
             let lines = progress.tail(step.number);
             failure.step_tail = Some(StepTail { name: step.name.clone(), lines });
         }
+        failure.seen =
+            step.run.as_ref().map(|(spec, platform)| super::debug::seen(spec, &platform.to_string()));
         if let Some(hint) = hint(source) {
             failure = failure.with_hint(hint);
+        }
+        if step.run.is_some() && is_of_command(source) {
+            failure = failure.with_hint(ENTER);
         }
     }
     if let BuildError::Resolve(error) = error
         && let Some(hint) = &error.hint
     {
         failure = failure.with_hint(hint.clone());
+    }
+    if let BuildError::Until(UntilError::NoStage { stages, .. }) = error
+        && !stages.is_empty()
+    {
+        failure = failure.with_hint(format!("stages with steps of this build: {}", stages.join(", ")));
+    }
+    if let BuildError::Until(UntilError::NoLine { .. }) = error {
+        failure = failure.with_hint("--target chooses the stage; stages that it does not need are not built");
     }
     if let BuildError::Registry(error) = error
         && let Some(hint) = error.hint()

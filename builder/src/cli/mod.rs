@@ -27,6 +27,7 @@ mod session;
 mod settings;
 mod shell;
 mod store;
+mod summary;
 mod surroundings;
 mod transfer;
 

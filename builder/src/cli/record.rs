@@ -255,14 +255,3 @@ pub(super) fn explanation(record: &BuildRecord) -> Vec<String> {
         _ => format!("no step ran: {} of {} were stored", totals.cached, totals.steps),
     }]
 }
-
-/// For the last line of a build: how many steps ran, and the first reason that says something.
-pub(super) fn summary(record: &BuildRecord) -> Option<String> {
-    let ran = record.head.totals.ran;
-    let mut told =
-        record.misses().filter(|(_, miss)| !matches!(miss, MissReason::FirstBuild | MissReason::NoCache));
-    let (step, miss) = told.next()?;
-    let name = step.name.split_once("] ").map_or(step.name.as_str(), |(_, name)| name);
-    let first = format!("{}: {miss}", text::fit(name, MAX_NAME_COLUMNS));
-    Some(format!("{ran} ran (first: {})", text::fit(&first, MAX_LINE_COLUMNS)))
-}

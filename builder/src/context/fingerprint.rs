@@ -28,6 +28,9 @@ const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
 
 /// Remembers fingerprints of files between builds.
 pub trait FileDigests: Sync {
+    /// The fingerprint of the file at `path` (inside its context) with metadata `stat`, if it is remembered.
+    fn known(&self, path: &[u8], stat: &Stat) -> Option<Digest>;
+
     /// The fingerprint of the file at `path` (inside its context) with metadata `stat`; `read` computes it.
     fn digest(
         &self,
@@ -42,6 +45,10 @@ pub trait FileDigests: Sync {
 pub struct ReadAlways;
 
 impl FileDigests for ReadAlways {
+    fn known(&self, _path: &[u8], _stat: &Stat) -> Option<Digest> {
+        None
+    }
+
     fn digest(
         &self,
         _path: &[u8],

@@ -22,7 +22,9 @@ use crate::sys::rootdir::RootDir;
 
 use super::OpError;
 use super::commit::{commit, scratch};
-use super::copy::{self, Archives, CopyOptions, ResolvedSource, SelectOptions, Selection, SourceTree};
+use super::copy::{
+    self, Archives, CopyError, CopyOptions, ResolvedSource, SelectOptions, Selection, SourceTree,
+};
 use super::executor::{Downloaded, VertexResult};
 use super::local::LocalExecutor;
 use super::stat_cache::StatCache;
@@ -61,8 +63,14 @@ pub(super) fn selected_of_context<'a>(
 ) -> Result<Selected<'a>, OpError> {
     let context = context(executor, name)?;
     let tree = SourceTree::local(context).map_err(OpError::io("open the context"))?;
-    let files = executor.fetched.stat_cache(executor.store, name, context);
-    let selected = selected(tree, spec, input, &*files)?;
+    // What is remembered is read from the database while the tree is read.
+    let (selections, files) = std::thread::scope(|scope| {
+        let files = scope.spawn(|| executor.fetched.stat_cache(executor.store, name, context));
+        (selections(&tree, spec, input), files.join())
+    });
+    let files =
+        files.map_err(|_| OpError::Unsupported("the thread that reads the database ended".to_owned()))?;
+    let selected = selected(tree, selections?, &*files)?;
     files.save(executor.store);
     Ok(selected)
 }
@@ -74,27 +82,32 @@ pub(super) fn selected_of_state(
     spec: &CopySpec,
     input: usize,
 ) -> Result<Selected<'static>, OpError> {
-    selected(SourceTree::of(executor.snapshots.view(&state.layers)?), spec, input, &ReadAlways)
+    let tree = SourceTree::of(executor.snapshots.view(&state.layers)?);
+    let selections = selections(&tree, spec, input)?;
+    selected(tree, selections, &ReadAlways)
+}
+
+/// What each source of one input means.
+fn selections(tree: &SourceTree<'_>, spec: &CopySpec, wanted: usize) -> Result<Vec<Selection>, CopyError> {
+    let options = SelectOptions { parents: spec.parents, exclude: &spec.exclude };
+    let paths = spec.sources.iter().filter_map(|source| match source {
+        CopySource::Path { input, path } if *input == wanted => Some(path),
+        _ => None,
+    });
+    paths.map(|path| copy::select(tree, path, options)).collect()
 }
 
 fn selected<'a>(
     tree: SourceTree<'a>,
-    spec: &CopySpec,
-    wanted: usize,
+    selections: Vec<Selection>,
     files: &dyn FileDigests,
 ) -> Result<Selected<'a>, OpError> {
-    let options = SelectOptions { parents: spec.parents, exclude: &spec.exclude };
     let mut hasher = KeyHasher::new("kiln/selections/v1");
     let mut parts = Vec::new();
-    for source in &spec.sources {
-        if let CopySource::Path { input, path } = source
-            && *input == wanted
-        {
-            let selection = copy::select(&tree, path, options)?;
-            let (digest, contents) = copy::digest_files(&tree, &selection, files)?;
-            hasher.digest(&digest.0);
-            parts.push((selection, contents));
-        }
+    for selection in selections {
+        let (digest, contents) = copy::digest_files(&tree, &selection, files)?;
+        hasher.digest(&digest.0);
+        parts.push((selection, contents));
     }
     Ok(Selected { digest: hasher.finish(), tree, parts })
 }

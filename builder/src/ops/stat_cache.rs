@@ -114,18 +114,21 @@ impl StatCache {
 }
 
 impl FileDigests for StatCache {
+    fn known(&self, path: &[u8], stat: &Stat) -> Option<Digest> {
+        let (known, digest) = self.known.get(path)?;
+        (*known == Stamp::of(stat)).then_some(*digest)
+    }
+
     fn digest(
         &self,
         path: &[u8],
         stat: &Stat,
         read: &mut dyn FnMut() -> io::Result<Digest>,
     ) -> io::Result<Digest> {
-        let stamp = Stamp::of(stat);
-        if let Some((known, digest)) = self.known.get(path)
-            && *known == stamp
-        {
-            return Ok(*digest);
+        if let Some(digest) = self.known(path, stat) {
+            return Ok(digest);
         }
+        let stamp = Stamp::of(stat);
         if let Some((known, digest)) =
             self.fresh.lock().unwrap_or_else(PoisonError::into_inner).known.get(path)
             && *known == stamp

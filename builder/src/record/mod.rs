@@ -127,6 +127,8 @@ pub struct Totals {
     pub ran: u32,
     /// Failed.
     pub failed: u32,
+    /// Bytes of files in what the steps that ran have added.
+    pub written_bytes: u64,
 }
 
 /// A build, without its steps.
@@ -218,6 +220,9 @@ pub struct StepRecord {
     /// How long it took.
     #[serde(skip_serializing_if = "is_zero")]
     pub took_ms: u64,
+    /// Bytes of files in what it has added, when it ran.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub written_bytes: u64,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

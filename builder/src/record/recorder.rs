@@ -40,6 +40,8 @@ pub struct Noted {
     pub contents: Vec<Digest>,
     /// Identity of its result.
     pub result: Option<Digest>,
+    /// Bytes of files in what it has added, when it ran.
+    pub written_bytes: u64,
     /// Taken by content key.
     pub by_content: bool,
     /// No stored result was wanted.
@@ -301,6 +303,7 @@ impl Inner {
                 spec: serde_json::to_value(public_spec(&vertex.op)).unwrap_or_default(),
                 image,
                 guards: vertex.guards.clone(),
+                written_bytes: noted.written_bytes,
                 key: noted.key,
                 outside: noted.outside,
                 content_key: noted.content_key,
@@ -377,6 +380,7 @@ fn totals(steps: &[StepRecord]) -> Totals {
     let mut totals = Totals::default();
     for step in steps.iter().filter(|step| step.counted) {
         totals.steps += 1;
+        totals.written_bytes += step.written_bytes;
         match step.outcome {
             StepOutcome::Cached | StepOutcome::Covered => totals.cached += 1,
             StepOutcome::Ran => totals.ran += 1,

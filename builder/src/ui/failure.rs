@@ -62,6 +62,8 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// Where in the Buildfile.
     pub snippet: Option<Place>,
+    /// What the failed step saw: user, directory and so on, one line.
+    pub seen: Option<String>,
     /// What the failed step said last.
     pub step_tail: Option<StepTail>,
 }
@@ -114,6 +116,7 @@ impl Failure {
             causes: Vec::new(),
             hints: Vec::new(),
             snippet: None,
+            seen: None,
             step_tail: None,
         }
     }
@@ -161,6 +164,10 @@ impl Failure {
         if let Some(place) = &self.snippet {
             rendered.push_str(&diagnostics::render_place(&place.file, &place.text, place.span, style));
         }
+        if let Some(seen) = &self.seen {
+            let line = text::fit(seen, MAX_TAIL_COLUMNS);
+            rendered.push_str(&format!("  {} {line}\n", paint("ran as:", "1", style)));
+        }
         if !self.hints.is_empty() {
             rendered.push('\n');
         }
@@ -200,6 +207,7 @@ mod tests {
                 text: text.to_owned(),
                 span: Span::new(12, text.len() - 1),
             }),
+            seen: Some("user root, directory /src, linux/amd64".to_owned()),
             step_tail: Some(StepTail {
                 name: "[2/2] RUN make all".to_owned(),
                 lines: vec![
@@ -224,6 +232,7 @@ mod tests {
           |
         2 | RUN make all
           | ^^^^^^^^^^^^
+          ran as: user root, directory /src, linux/amd64
 
         hint: run the same step again with `--no-cache-filter`
         hint: see \x1b[1m

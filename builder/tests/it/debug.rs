@@ -17,7 +17,10 @@ fn broken() -> Option<Project> {
     let project = Project::with_base()?.file("data", "data\n").buildfile(BROKEN);
     project.write(".dockerignore", "Buildfile\n");
     let built = project.build(&[]);
-    built.fails(1, &["exit code: 3"]);
+    built.fails(
+        1,
+        &["exit code: 3", "  ran as: user 7:8, directory /src, linux/", "hint: `kiln debug` opens a shell"],
+    );
     Some(project)
 }
 
@@ -219,6 +222,8 @@ fn a_build_enters_the_step_that_failed_with_what_it_wrote() {
     assert_eq!(shown.code, Some(1), "{}", shown.stderr);
     assert_eq!(shown.stdout, "partial\n7\nhello\n", "{}", shown.stderr);
     has(&shown.stderr, &["error: process `/bin/sh -c echo $GREETING", "with what it wrote"]);
+    has(&shown.stderr, &["  ran as: user 7:8, directory /src, linux/"]);
+    assert!(!shown.stderr.contains("`kiln debug`"), "it is entered already:\n{}", shown.stderr);
     assert_eq!(shown.stderr.matches("error: ").count(), 1, "told twice:\n{}", shown.stderr);
     // With steps that go on meanwhile, and a result of the first build.
     project.write("Buildfile", format!("{BROKEN}FROM base\nRUN echo side\nCOPY --from=0 /kept /kept\n"));
@@ -241,4 +246,47 @@ fn limits_of_a_step_hold_in_its_place() {
     let shown = debug(&project, &[], "ulimit -n; ls /sys/class/net\n").ok();
     assert_eq!(shown.stdout, "77\nlo\n", "{}", shown.stderr);
     has(&shown.stderr, &["no network"]);
+}
+
+#[test]
+fn a_build_ends_after_a_step() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile(
+        "FROM base AS tools\nRUN echo tools > /tools\n\nFROM base\nCOPY --from=tools /tools /\nENV A=1\nRUN \\\n    \
+         echo one > /one\nRUN echo two > /two\n",
+    );
+    let until = |place: &str| project.build(&["--until", place]);
+    let stopped = until("7");
+    stopped.succeeds();
+    assert_eq!(
+        stopped.executed(),
+        ["RUN echo tools > /tools", "COPY --from=tools /tools /", "RUN     echo one > /one"]
+    );
+    has(stopped.log(), &["stopped after step", "RUN     echo one > /one; to enter it: kiln debug --step"]);
+    assert!(!stopped.archive.exists(), "an output was written");
+    // The line may be any of the instruction's; one without a step means the last step before it.
+    for (place, step) in [
+        ("8", "RUN     echo one"),
+        ("6", "COPY --from=tools"),
+        ("tools", "RUN echo tools"),
+        ("2", "RUN echo tools"),
+    ] {
+        let stopped = until(place);
+        assert_eq!(stopped.executed(), Vec::<String>::new(), "{place}");
+        let line = stopped
+            .log()
+            .lines()
+            .find(|line| line.starts_with("stopped after"))
+            .unwrap_or_default()
+            .to_owned();
+        assert!(line.contains(step), "--until {place}: {line}");
+    }
+    assert_eq!(until("stage-1").executed(), ["RUN echo two > /two"]);
+    until("nowhere").fails(1, &["no step of this build is in a stage `nowhere`", "stage-1, tools"]);
+    until("4").fails(1, &["no step of this build is on line 4"]);
+    until("99").fails(1, &["the Buildfile has 9 lines"]);
+    project
+        .build(&["--until", "7", "--target", "tools"])
+        .fails(1, &["no step of this build is on line 7", "--target"]);
+    until("0").fails(2, &["neither the number of a line"]);
 }

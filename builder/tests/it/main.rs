@@ -31,6 +31,7 @@ mod debug;
 mod disk;
 mod endpoints;
 mod errors;
+mod examples;
 mod from;
 mod graph;
 mod heredoc;

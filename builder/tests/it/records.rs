@@ -53,7 +53,7 @@ fn files_are_named_that_changed_came_or_went() {
     let built = project.build(&["--explain"]);
     assert!(built.log().contains("] COPY . /app: src/main.rs changed (sha256 "), "{}", built.log());
     assert!(built.log().contains("an input ran again: [2/3] COPY . /app"), "{}", built.log());
-    assert!(built.log().contains("; 2 ran (first: COPY . /app: src/main.rs changed"), "{}", built.log());
+    assert!(built.log().contains("\n  because  COPY . /app: src/main.rs changed"), "{}", built.log());
     has(&explained(&project), &["COPY . /app: src/main.rs changed (sha256 ", "→"]);
     project.write("src/new", "");
     project.build(&[]).succeeds();

@@ -192,22 +192,30 @@ fn hash_all(
     regular: &[(&[u8], &Stat)],
     files: &dyn FileDigests,
 ) -> Result<Vec<Digest>, CopyError> {
-    if regular.len() < PARALLEL_FROM_FILES {
-        return regular.iter().map(|(path, stat)| hash_one(tree, path, stat, files)).collect();
+    // Looking up is so quick that threads would only wait for one another.
+    let mut digests: Vec<Option<Digest>> =
+        regular.iter().map(|(path, stat)| files.known(path, stat)).collect();
+    let missing: Vec<usize> =
+        digests.iter().enumerate().filter(|(_, known)| known.is_none()).map(|(at, _)| at).collect();
+    let read = |at: usize| regular.get(at).map(|(path, stat)| hash_one(tree, path, stat, files));
+    if missing.len() < PARALLEL_FROM_FILES {
+        for at in missing {
+            if let (Some(place), Some(read)) = (digests.get_mut(at), read(at)) {
+                *place = Some(read?);
+            }
+        }
+        return Ok(digests.into_iter().flatten().collect());
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    // Guards the results only; held for one assignment.
-    let results: Mutex<Vec<Option<Result<Digest, CopyError>>>> =
-        Mutex::new(regular.iter().map(|_| None).collect());
+    // Guards the results only; held for one push.
+    let results: Mutex<Vec<(usize, Result<Digest, CopyError>)>> =
+        Mutex::new(Vec::with_capacity(missing.len()));
     let work = || {
         while !failed.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some((path, stat)) = regular.get(at) else { break };
-            let result = hash_one(tree, path, stat, files);
+            let Some(at) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() else { break };
+            let Some(result) = read(at) else { break };
             failed.fetch_or(result.is_err(), Ordering::Relaxed);
-            if let Some(slot) = results.lock().unwrap_or_else(PoisonError::into_inner).get_mut(at) {
-                *slot = Some(result);
-            }
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
         }
     };
     std::thread::scope(|scope| {
@@ -217,8 +225,14 @@ fn hash_all(
         work();
     });
     // After a failure some files were not reached; the error is somewhere among the rest.
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().flatten().collect()
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_unstable_by_key(|(at, _)| *at);
+    for (at, result) in results {
+        if let Some(place) = digests.get_mut(at) {
+            *place = Some(result?);
+        }
+    }
+    Ok(digests.into_iter().flatten().collect())
 }
 
 fn hash_one(

@@ -21,6 +21,12 @@ pub enum CopyError {
         /// What stands beside where it should be and has nearly its name.
         near: Option<String>,
     },
+    /// A tree in which a path gets longer than any path may be.
+    #[error("`{path}` goes deeper than a path can reach (4095 bytes)")]
+    Deep {
+        /// Its beginning.
+        path: String,
+    },
     /// A wildcard that cannot be read.
     #[error("syntax error in pattern `{pattern}`")]
     Pattern {

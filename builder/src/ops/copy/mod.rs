@@ -27,6 +27,7 @@ pub mod select;
 #[cfg(test)]
 mod tests;
 pub mod tree;
+mod walk;
 
 pub use crate::base::mode::{Mode, ModeError};
 pub use digest::{digest_files, digest_selection, list};

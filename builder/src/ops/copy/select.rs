@@ -5,17 +5,15 @@
 //! - no symlink below a named source is followed (semantics fact 12);
 //! - a directory that only leads to selected files is marked as `implied`.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 
 use kiln_grammar::glob;
 use kiln_grammar::ignore::Matcher;
-use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, OFlags, Stat};
 
 use super::error::CopyError;
 use super::tree::{Found, SourceTree, base_name, clean, join};
+use super::walk::{LONGEST_PATH_BYTES, Walk, beginning, entry_in, open_below, stat_in};
 use crate::context::fingerprint::{Attributes, attributes};
 use crate::sys::error::FsError;
 use crate::sys::rootdir::{Last, sorted_names};
@@ -168,6 +166,10 @@ fn find_matches(
     paths: &mut Vec<Vec<u8>>,
 ) -> Result<(), CopyError> {
     let here = join(base, below);
+    // Also bounds the depth of this function.
+    if here.len() > LONGEST_PATH_BYTES {
+        return Err(CopyError::Deep { path: beginning(&here) });
+    }
     for name in names_in(directory, &here)? {
         let relative = join(below, &name);
         let full = join(base, &relative);
@@ -221,20 +223,7 @@ fn select_parents(walk: Walk<'_>, path: &str) -> Result<Vec<Item>, CopyError> {
     Ok(items)
 }
 
-/// Collects what is below a directory.
-#[derive(Clone, Copy)]
-struct Walk<'a> {
-    tree: &'a SourceTree<'a>,
-    exclude: Option<&'a Matcher>,
-    /// Only what matches, and the pattern's text.
-    include: Option<(&'a Matcher, &'a [u8])>,
-}
-
 impl Walk<'_> {
-    fn excludes(&self, path: &[u8]) -> bool {
-        self.exclude.is_some_and(|exclude| exclude.verdict_bytes(path).ignored)
-    }
-
     /// A named source as an item; `None` when it is a hidden directory with nothing to be seen in it.
     fn item(&self, name: &[u8], found: Found) -> Result<Option<Item>, CopyError> {
         let mut entries = Vec::new();
@@ -250,65 +239,7 @@ impl Walk<'_> {
 
     /// Everything selected below a directory, and whether anything at all is visible there.
     fn below(&self, found: &Found) -> Result<(Vec<SelectedEntry>, bool), CopyError> {
-        let mut entries = Vec::new();
-        let directory = open_directory(found)?;
-        let seen = self.collect(directory.as_fd(), &found.entry.real, b"", &mut entries)?;
-        Ok((entries, seen))
-    }
-
-    /// Appends what is selected in one directory; gives whether anything is visible in it. `source` is the
-    /// directory's path in the tree, `below` its path below the item.
-    fn collect(
-        &self,
-        directory: BorrowedFd<'_>,
-        source: &[u8],
-        below: &[u8],
-        entries: &mut Vec<SelectedEntry>,
-    ) -> Result<bool, CopyError> {
-        let mut seen = false;
-        for name in names_in(directory, source)? {
-            let (path, full) = (join(below, &name), join(source, &name));
-            let Some(stat) = stat_in(directory, &name, &full)? else { continue };
-            let hidden = self.tree.hides(&full);
-            let excluded = self.excludes(&path);
-            let included = self.include.is_none_or(|(include, _)| include.verdict_bytes(&path).ignored);
-            let wanted = included && !excluded;
-            if !is_directory(&stat) {
-                if !hidden {
-                    seen = true;
-                    if wanted {
-                        entries.push(entry_in(directory, &name, path, full, stat)?);
-                    }
-                }
-                continue;
-            }
-            if hidden && !self.tree.may_show_below(&full) {
-                continue;
-            }
-            let enter = (!excluded || self.exclude.is_some_and(|e| e.may_match_below_bytes(&path)))
-                && (included || self.include.is_none_or(|(_, pattern)| may_lead_to(pattern, &path, false)));
-            if !enter && !hidden {
-                seen = true;
-                continue;
-            }
-            let at = entries.len();
-            let inner = open_below(directory, &name, &full)?;
-            entries.push(SelectedEntry {
-                attributes: attributes(&inner).map_err(|e| FsError::image("read attributes of", &full, e))?,
-                implied: !wanted,
-                path: path.clone(),
-                source: full.clone(),
-                target: Vec::new(),
-                stat,
-            });
-            let inner_seen = self.collect(inner.as_fd(), &full, &path, entries)?;
-            seen |= inner_seen || !hidden;
-            let nothing_inside = entries.len() == at + 1;
-            if hidden && !inner_seen || nothing_inside && !wanted {
-                entries.truncate(at);
-            }
-        }
-        Ok(seen)
+        self.collect(open_directory(found)?, &found.entry.real, b"")
     }
 
     /// `--parents` with a path without wildcards: the directories on the way, then the thing itself with all that
@@ -369,7 +300,8 @@ impl Walk<'_> {
             target: Vec::new(),
             stat,
         });
-        let seen = self.collect(inner.as_fd(), &last.real, &wanted, &mut entries)?;
+        let (below, seen) = self.collect(inner, &last.real, &wanted)?;
+        entries.extend(below);
         if hidden && !seen {
             return Err(missing());
         }
@@ -383,7 +315,7 @@ impl Walk<'_> {
 /// Whether something below the directory `path` can match `pattern`, as far as that is cheap to know. `**` reaches
 /// everywhere in patterns of `--parents` (not `plain` ones); a class may match a slash in Go, so it stops the
 /// comparison as well.
-fn may_lead_to(pattern: &[u8], path: &[u8], plain: bool) -> bool {
+pub(super) fn may_lead_to(pattern: &[u8], path: &[u8], plain: bool) -> bool {
     let mut parts = pattern.split(|b| *b == b'/');
     for name in path.split(|b| *b == b'/') {
         let Some(part) = parts.next() else { return false };
@@ -411,49 +343,13 @@ fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
-fn entry_in(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    path: Vec<u8>,
-    source: Vec<u8>,
-    stat: Stat,
-) -> Result<SelectedEntry, CopyError> {
-    let target = if FileType::from_raw_mode(stat.st_mode).is_symlink() {
-        fs::readlinkat(directory, std::ffi::OsStr::from_bytes(name), Vec::new())
-            .map_err(|e| FsError::image("read link", &source, e))?
-            .into_bytes()
-    } else {
-        Vec::new()
-    };
-    Ok(SelectedEntry { path, source, stat, target, attributes: Attributes::new(), implied: false })
-}
-
 fn names_in(directory: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, CopyError> {
     Ok(sorted_names(directory).map_err(|e| FsError::image("read directory", path, e))?)
-}
-
-/// Metadata of a name; `None` when it vanished meanwhile.
-fn stat_in(directory: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<Stat>, CopyError> {
-    match fs::statat(directory, std::ffi::OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(FsError::image("stat", path, e).into()),
-    }
 }
 
 fn open_directory(found: &Found) -> Result<std::os::fd::OwnedFd, CopyError> {
     let opened = found.entry.open(OFlags::RDONLY | OFlags::DIRECTORY);
     Ok(opened.map_err(|e| FsError::image("open directory", &found.entry.real, e))?)
-}
-
-fn open_below(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    path: &[u8],
-) -> Result<std::os::fd::OwnedFd, CopyError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = fs::openat(directory, std::ffi::OsStr::from_bytes(name), flags, fs::Mode::empty());
-    Ok(opened.map_err(|e| FsError::image("open directory", path, io::Error::from(e)))?)
 }
 
 fn lossy(bytes: &[u8]) -> String {

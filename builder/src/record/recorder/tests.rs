@@ -73,7 +73,7 @@ fn a_build_that_finds_everything_writes_once_at_its_end() {
         outcomes,
         [StepOutcome::Covered, StepOutcome::Covered, StepOutcome::Cached, StepOutcome::Covered]
     );
-    assert_eq!(record.head.totals, Totals { steps: 2, cached: 2, ran: 0, failed: 0 });
+    assert_eq!(record.head.totals, Totals { steps: 2, cached: 2, ..Totals::default() });
 }
 
 #[test]

@@ -33,6 +33,15 @@ impl Database {
         })
     }
 
+    /// Bytes of a finished snapshot's files.
+    pub fn snapshot_size(&self, id: &SnapshotId) -> Result<Option<u64>, StoreError> {
+        self.with(|c| {
+            c.prepare_cached("SELECT size_bytes FROM snapshots WHERE id = ?1")?
+                .query_row([&id.0], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
+                .optional()
+        })
+    }
+
     /// Finished snapshots whose name begins so.
     pub fn snapshots_with_prefix(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         self.with(|c| {

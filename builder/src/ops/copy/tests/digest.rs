@@ -148,6 +148,10 @@ fn remembered_files_are_not_read() {
         read: AtomicUsize,
     }
     impl FileDigests for Memory {
+        fn known(&self, _: &[u8], _: &rustix::fs::Stat) -> Option<Digest> {
+            None
+        }
+
         fn digest(
             &self,
             path: &[u8],
@@ -175,6 +179,10 @@ fn remembered_files_are_not_read() {
 fn many_files_are_hashed_in_order_and_errors_are_reported() {
     struct Failing;
     impl FileDigests for Failing {
+        fn known(&self, _: &[u8], _: &rustix::fs::Stat) -> Option<Digest> {
+            None
+        }
+
         fn digest(
             &self,
             path: &[u8],

@@ -286,3 +286,63 @@ fn double_stars_in_ignore_files() {
     let paths: Vec<_> = selection.items[0].entries.iter().map(|e| String::from_utf8_lossy(&e.path)).collect();
     assert_eq!(paths, [".dockerignore", "a.c", "x", "x/y", "x/y/c.c"]);
 }
+
+/// Paths below the context as `select` gives them.
+fn paths_of(place: &Place, ignored: Option<&str>) -> Vec<String> {
+    if let Some(text) = ignored {
+        ignoring(place, text);
+    }
+    let context = place.context();
+    let tree = SourceTree::local(&context).unwrap();
+    let selection = select(&tree, ".", SelectOptions::default()).unwrap();
+    selection.items[0].entries.iter().map(|e| String::from_utf8_lossy(&e.path).into_owned()).collect()
+}
+
+#[test]
+fn a_wide_tree_is_read_by_several_threads_in_the_order_of_names() {
+    let place = Place::new();
+    let mut expected = Vec::new();
+    for wide in 0..40 {
+        for inner in 0..3 {
+            place
+                .file(&format!("context/{wide:02}/in-{inner}/f"), "")
+                .file(&format!("context/{wide:02}/g{inner}"), "");
+        }
+        expected.push(format!("{wide:02}"));
+        expected.extend((0..3).map(|inner| format!("{wide:02}/g{inner}")));
+        expected.extend(
+            (0..3).flat_map(|inner| [format!("{wide:02}/in-{inner}"), format!("{wide:02}/in-{inner}/f")]),
+        );
+    }
+    for _ in 0..20 {
+        assert_eq!(paths_of(&place, None), expected);
+    }
+    // What only leads to something visible stays, what leads to nothing goes.
+    let some = paths_of(&place, Some("*\n!*/in-1/f\n!3*/g0\n"));
+    assert_eq!(some.len(), 40 * 3 + 10, "{some:?}");
+    assert_eq!(some[..4], ["00", "00/in-1", "00/in-1/f", "01"]);
+}
+
+#[test]
+fn depth_takes_no_stack_and_has_an_end() {
+    let place = Place::new();
+    let deep = |levels: usize| {
+        let mut at = std::fs::File::open(place.at("context")).unwrap();
+        for _ in 0..levels {
+            let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
+            _ = rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU);
+            at = rustix::fs::openat(&at, "d", flags, rustix::fs::Mode::empty()).unwrap().into();
+        }
+    };
+    std::fs::create_dir_all(place.at("context")).unwrap();
+    deep(2000);
+    assert_eq!(paths_of(&place, None).len(), 2000);
+    deep(2100);
+    let context = place.context();
+    let tree = SourceTree::local(&context).unwrap();
+    for path in [".", "[d]"] {
+        let error = select(&tree, path, SelectOptions::default()).unwrap_err().to_string();
+        assert!(error.starts_with("`d/d/d") && error.len() < 160 && error.contains("4095"), "{error}");
+    }
+    crate::sys::remove::remove_tree(&place.at("context")).unwrap();
+}
