@@ -94,7 +94,8 @@ fn end_2_blobs_are_looked_for_and_read() {
 #[test]
 fn end_2_a_cut_blob_goes_on_with_a_range() {
     let Some((registry, _)) = real() else { return };
-    let bytes: Vec<u8> = (0..2_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let bytes: Vec<u8> =
+        (0..2_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     push(&client(), &name(registry.host(), "x"), &bytes, &PushOptions::default());
     let host = cutting(registry.host().to_owned(), bytes.len() / 2);
     let mut got = Vec::new();
@@ -111,7 +112,8 @@ fn cutting(to: String, after_bytes: usize) -> String {
     std::thread::spawn(move || {
         for near in listener.incoming().flatten() {
             let Ok(far) = TcpStream::connect(&to) else { return };
-            let (mut near_in, mut far_out) = (near.try_clone().expect("socket"), far.try_clone().expect("socket"));
+            let (mut near_in, mut far_out) =
+                (near.try_clone().expect("socket"), far.try_clone().expect("socket"));
             std::thread::spawn(move || drop(std::io::copy(&mut near_in, &mut far_out)));
             let cut = Arc::clone(&cut);
             std::thread::spawn(move || {
