@@ -20,6 +20,7 @@ mod look;
 mod privileges;
 mod prune;
 mod record;
+mod report;
 mod reset;
 mod rmi;
 mod run;
@@ -80,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::History(history) => record::history(root, &history),
         Command::Log(log) => record::log(root, &log),
         Command::Debug(debug) => debug::debug(root, &debug),
+        Command::Report(report) => report::report(root, &report),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::Graph(graph) => graph::graph(&graph),
