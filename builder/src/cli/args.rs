@@ -289,4 +289,6 @@ pub(super) fn parse_progress(text: &str) -> Result<Mode, String> {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

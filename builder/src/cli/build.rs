@@ -14,7 +14,7 @@ use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
 use super::args::choice::{
-    Epoch, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+    Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
 };
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
@@ -26,6 +26,7 @@ use super::session::{self, Privilege};
 use super::summary::Built;
 use super::surroundings;
 use crate::base::cancel::CancelToken;
+use crate::base::events::EventSink;
 use crate::build::debug::{Arrival, ShellRequest};
 use crate::build::{self, BuildError, Environment, OnFailure, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
@@ -92,6 +93,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         request.engine_variables = engine_variables;
     }
     record(&args, &mut request, &store);
+    if let Some(path) = &args.logfile {
+        request.events = logged(path, request.events.clone())?;
+    }
     let told = on_failure(&args, &mut request, &progress);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
@@ -159,6 +163,19 @@ fn on_failure(args: &BuildArgs, request: &mut Request, progress: &Progress) -> A
         arrive: Box::new(arrive),
     });
     told
+}
+
+/// Has events written to a file as well.
+fn logged(path: &Path, events: EventSink) -> Result<EventSink, Failure> {
+    let file = std::fs::File::create(path).map_err(|e| Failure {
+        causes: vec![e.to_string()],
+        ..usage(format!("cannot write the log file `{}`", path.display()))
+    })?;
+    let log = Progress::new(Mode::Plain, Target::Writer(Box::new(file))).sink();
+    Ok(EventSink::new(move |event| {
+        log.send(event.clone());
+        events.send(event);
+    }))
 }
 
 /// Has the build recorded. Without random numbers there is no record, and a build all the same.
@@ -332,6 +349,10 @@ fn outputs(args: &BuildArgs) -> Vec<OutputSpec> {
     }
     for output in &mut outputs {
         output.annotations.extend(args.annotations().cloned());
+        // What an output says of itself holds.
+        if args.image_format == Some(ImageFormat::Docker) && output.kind.is_image() {
+            output.oci_media_types.get_or_insert(false);
+        }
     }
     outputs
 }

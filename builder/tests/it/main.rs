@@ -30,6 +30,7 @@ mod damage;
 mod debug;
 mod disk;
 mod errors;
+mod examples;
 mod from;
 mod graph;
 mod heredoc;

@@ -16,6 +16,34 @@ fn output(project: &Project, flags: &[&str], output: &str) -> Ended {
 }
 
 #[test]
+fn an_image_in_dockers_words() {
+    let project = Project::new().file("f", "x").buildfile("FROM scratch\nCOPY f /\n");
+    let types = |built: &crate::project::Built| {
+        let image = built.image();
+        let kinds = [&image.manifest["mediaType"], &image.manifest["config"]["mediaType"]];
+        kinds.map(|kind| kind.as_str().expect("media type").contains("docker"))
+    };
+    assert_eq!(types(&project.build(&["--format=docker"])), [true, true]);
+    assert_eq!(types(&project.build(&[])), [false, false]);
+    let from_variable = |flags: &[&str]| {
+        project.build_with(flags, |command| {
+            command.env("BUILDAH_FORMAT", "docker");
+        })
+    };
+    assert_eq!(types(&from_variable(&[])), [true, true]);
+    assert_eq!(types(&from_variable(&["--format=oci"])), [false, false]);
+}
+
+#[test]
+fn progress_goes_to_a_file_as_well() {
+    let project = Project::new().file("f", "x").buildfile("FROM scratch\nCOPY f /\n");
+    project.run(&["build", "-q", "--logfile", "build.log", "context"]).ok();
+    let log = std::fs::read_to_string(project.path("build.log")).expect("log");
+    assert!(log.contains("] COPY f /") && log.contains("DONE"), "{log}");
+    project.run(&["build", "--logfile", "none/build.log", "context"]).fails(2, &["none/build.log"]);
+}
+
+#[test]
 fn an_archive_is_sorted_and_holds_nothing_of_this_machine() {
     let project = simple();
     let built = project.build(&["-t", "example.com/a/b:c"]);

@@ -22,7 +22,9 @@ use crate::ui::progress::Mode;
 
 use super::access::AccessArgs;
 use super::cache::CacheSpec;
-use super::choice::{Call, Entitlement, Epoch, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace};
+use super::choice::{
+    Call, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace,
+};
 use super::limits::LimitArgs;
 use super::pair::BuildArg;
 use super::privileges::PrivilegeArgs;
@@ -93,6 +95,9 @@ pub struct BuildArgs {
     /// Load the image into docker or podman
     #[arg(long, help_heading = RESULT)]
     pub load: bool,
+    /// Write manifests and configs as oci or docker [default: oci] [env: BUILDAH_FORMAT]
+    #[arg(long = "format", value_name = "FORMAT", value_parser = choice::image_format, help_heading = RESULT)]
+    pub image_format: Option<ImageFormat>,
     /// Add a label
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair::parse_label, help_heading = RESULT)]
     pub labels: Vec<(String, String)>,
@@ -196,7 +201,7 @@ pub struct BuildArgs {
     pub on_failure: OnFailure,
 
     /// Time of the build in seconds since 1970, or `context` [env: SOURCE_DATE_EPOCH]
-    #[arg(long, value_name = "TIME", value_parser = choice::epoch, help_heading = REPRODUCIBILITY)]
+    #[arg(long, visible_alias = "timestamp", value_name = "TIME", value_parser = choice::epoch, help_heading = REPRODUCIBILITY)]
     pub source_date_epoch: Option<Epoch>,
     /// Lower file times in new layers to the time of the build [default: true when that is known]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
@@ -209,6 +214,9 @@ pub struct BuildArgs {
     /// Print nothing but the image's id
     #[arg(short, long, help_heading = DISPLAY)]
     pub quiet: bool,
+    /// Write progress to a file too, as --progress=plain has it
+    #[arg(long, value_name = "FILE", help_heading = DISPLAY)]
+    pub logfile: Option<PathBuf>,
     /// Only check the Buildfile
     #[arg(long, conflicts_with = "call_flag", help_heading = DISPLAY)]
     check: bool,
@@ -257,6 +265,34 @@ struct CompatibilityArgs {
     #[arg(long, hide = true, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     sbom: Option<String>,
+    /// Accepted for buildx: attestations are not made
+    #[arg(long, hide = true, value_name = "ATTESTATION")]
+    attest: Vec<String>,
+    /// Accepted for docker: records keep whole logs
+    #[arg(short = 'D', long, hide = true)]
+    debug: bool,
+    /// Accepted for buildah: records keep whole logs
+    #[arg(long, hide = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Accepted for buildah: steps are always cached, see --no-cache
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = choice::boolean)]
+    layers: Option<bool>,
+    /// Accepted for buildah: only stages that the target needs are built
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = choice::boolean)]
+    skip_unused_stages: Option<bool>,
+    /// Accepted for buildah: proxies are given with --build-arg
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = choice::boolean)]
+    http_proxy: Option<bool>,
+    /// Accepted for docker: there is no such trust
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = choice::boolean)]
+    disable_content_trust: Option<bool>,
+    /// Accepted for buildah: there is one kind of sandbox
+    #[arg(long, hide = true, value_name = "PATH")]
+    runtime: Option<String>,
 }
 
 /// The annotations of one `--annotation`.
@@ -298,6 +334,12 @@ impl BuildArgs {
             true => Call { method: Method::Check, json: false },
             false => self.call_flag.unwrap_or_default(),
         };
+        if self.platforms.is_empty() {
+            self.platforms = environment_platforms(surroundings.environment)?;
+        }
+        if self.image_format.is_none() {
+            self.image_format = environment_format(surroundings.environment)?;
+        }
         if self.file == Some(FileSource::Stdin) && self.context == ContextSource::Stdin {
             return Err(ArgsError::BothStdin);
         }
@@ -350,8 +392,23 @@ impl BuildArgs {
 
     /// What was asked for and has no effect, one line each.
     pub fn notices(&self) -> Vec<String> {
-        let CompatibilityArgs { rm, force_rm, compress, isolation, builder, provenance, sbom } =
-            &self.compatibility;
+        let CompatibilityArgs {
+            rm,
+            force_rm,
+            compress,
+            isolation,
+            builder,
+            provenance,
+            sbom,
+            attest,
+            debug,
+            log_level,
+            layers,
+            skip_unused_stages,
+            http_proxy,
+            disable_content_trust: _,
+            runtime,
+        } = &self.compatibility;
         let mut notices = Vec::new();
         let mut note = |given: bool, option: &str, why: &str| {
             if given {
@@ -366,6 +423,14 @@ impl BuildArgs {
         let wanted = |value: &Option<String>| value.as_ref().is_some_and(|v| choice::boolean(v) != Ok(false));
         note(wanted(provenance), "--provenance", "attestations are not made");
         note(wanted(sbom), "--sbom", "attestations are not made");
+        note(!attest.is_empty(), "--attest", "attestations are not made");
+        note(*debug, "--debug", "`kiln log` has whole logs, `kiln explain` reasons");
+        note(log_level.is_some(), "--log-level", "`kiln log` has whole logs, `kiln explain` reasons");
+        note(*layers == Some(false), "--layers=false", "steps are always cached; --no-cache runs all anew");
+        let unused = "a stage that the target does not need is not built";
+        note(*skip_unused_stages == Some(false), "--skip-unused-stages=false", unused);
+        note(*http_proxy == Some(true), "--http-proxy", "give proxies to steps with --build-arg");
+        note(runtime.is_some(), "--runtime", "there is one kind of sandbox");
         for cache in self.cache_from.iter().chain(&self.cache_to) {
             if let Some(tag) = cache.unused_tag() {
                 note(true, &format!("the tag `{tag}` of a cache"), "steps have tags of their own beside it");
@@ -376,6 +441,23 @@ impl BuildArgs {
         }
         notices
     }
+}
+
+/// docker's default for `--platform`.
+fn environment_platforms(environment: Environment<'_>) -> Result<Vec<Platform>, ArgsError> {
+    const NAME: &str = "DOCKER_DEFAULT_PLATFORM";
+    let Some(value) = environment(NAME).filter(|value| !value.is_empty()) else { return Ok(Vec::new()) };
+    let bad = |error: choice::ChoiceError| ArgsError::Variable { name: NAME, reason: error.to_string() };
+    let value = value.to_string_lossy();
+    value.split(',').map(|platform| choice::platform(platform).map_err(bad)).collect()
+}
+
+/// buildah's default for `--format`.
+fn environment_format(environment: Environment<'_>) -> Result<Option<ImageFormat>, ArgsError> {
+    const NAME: &str = "BUILDAH_FORMAT";
+    let Some(value) = environment(NAME).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let bad = |error: choice::ChoiceError| ArgsError::Variable { name: NAME, reason: error.to_string() };
+    choice::image_format(&value.to_string_lossy()).map(Some).map_err(bad)
 }
 
 fn environment_progress(environment: Environment<'_>) -> Result<Mode, ArgsError> {

@@ -31,6 +31,15 @@ pub enum Network {
     Host,
 }
 
+/// In whose words manifests and configs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// OCI's media types.
+    Oci,
+    /// docker's media types.
+    Docker,
+}
+
 /// What to do when a step fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
@@ -127,6 +136,9 @@ pub enum ChoiceError {
     /// `--allow`.
     #[error("`{0}` is none of network.host, security.insecure")]
     Entitlement(String),
+    /// `--format`.
+    #[error("`{0}` is none of oci, docker")]
+    ImageFormat(String),
     /// `--squash`.
     #[error("`{0}` is none of own, all")]
     Squash(String),
@@ -148,6 +160,15 @@ pub enum ChoiceError {
     /// `--platform`.
     #[error(transparent)]
     Platform(#[from] PlatformError),
+}
+
+/// Parses `--format`; buildah's other names for the two are taken too.
+pub fn image_format(text: &str) -> Result<ImageFormat, ChoiceError> {
+    match text {
+        "oci" => Ok(ImageFormat::Oci),
+        "docker" | "v2s2" => Ok(ImageFormat::Docker),
+        _ => Err(ChoiceError::ImageFormat(text.to_owned())),
+    }
 }
 
 /// Parses `--pull`; docker's truth values are taken too.

@@ -1,6 +1,6 @@
 use crate::export::spec::OutputKind;
 
-use super::choice::{Entitlement, Epoch, Method, Network, Pull};
+use super::choice::{Entitlement, Epoch, ImageFormat, Method, Network, Pull};
 use super::source::{ContextSource, FileSource};
 use super::*;
 
@@ -27,6 +27,44 @@ fn build_in(arguments: &[&str], variables: &[(&str, &str)]) -> BuildArgs {
 
 fn message(line: &[&str]) -> String {
     parsed_in(line, &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn variables_of_docker_and_buildah_are_taken() {
+    let variables = [("DOCKER_DEFAULT_PLATFORM", "linux/arm64"), ("BUILDAH_FORMAT", "docker")];
+    let args = build_in(&[], &variables);
+    assert_eq!(args.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/arm64"]);
+    assert_eq!(args.image_format, Some(ImageFormat::Docker));
+    let args = build_in(&["--platform=linux/amd64", "--format=oci"], &variables);
+    assert_eq!(args.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/amd64"]);
+    assert_eq!(args.image_format, Some(ImageFormat::Oci));
+    let args = build_in(&[], &[("DOCKER_DEFAULT_PLATFORM", ""), ("BUILDAH_FORMAT", "")]);
+    assert!(args.platforms.is_empty() && args.image_format.is_none());
+    for name in ["DOCKER_DEFAULT_PLATFORM", "BUILDAH_FORMAT"] {
+        let error = parsed_in(&["kiln", "build"], &[(name, "///")]).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn options_without_effect_are_told() {
+    let told = |arguments: &[&str]| build(arguments).notices().join("\n");
+    for (option, part) in [
+        ("--attest=type=sbom", "--attest has no effect"),
+        ("-D", "`kiln log`"),
+        ("--log-level=debug", "--log-level has no effect"),
+        ("--layers=false", "--no-cache"),
+        ("--skip-unused-stages=false", "--skip-unused-stages=false has no effect"),
+        ("--http-proxy", "--build-arg"),
+        ("--runtime=crun", "--runtime has no effect"),
+        ("--rm", "--rm has no effect"),
+        ("--provenance=mode=max", "--provenance has no effect"),
+    ] {
+        assert!(told(&[option]).contains(part), "{option}: {}", told(&[option]));
+    }
+    let silent =
+        ["--layers", "--skip-unused-stages", "--http-proxy=false", "--disable-content-trust", "--sbom=false"];
+    assert_eq!(told(&silent), "");
 }
 
 #[test]
@@ -92,6 +130,8 @@ fn help_is_grouped() {
                                             image, registry or cacheonly
           --push                            Push the image to its registry
           --load                            Load the image into docker or podman
+          --format <FORMAT>                 Write manifests and configs as oci or docker [default: oci]
+                                            [env: BUILDAH_FORMAT]
           --label <NAME=VALUE>              Add a label
           --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
                                             manifest-descriptor or index-descriptor
@@ -162,7 +202,7 @@ fn help_is_grouped() {
 
     Reproducibility:
           --source-date-epoch <TIME>    Time of the build in seconds since 1970, or `context` [env:
-                                        SOURCE_DATE_EPOCH]
+                                        SOURCE_DATE_EPOCH] [alias: --timestamp]
           --rewrite-timestamp[=<BOOL>]  Lower file times in new layers to the time of the build
                                         [default: true when that is known]
 
@@ -170,6 +210,7 @@ fn help_is_grouped() {
           --progress <KIND>  Kind of progress: auto, tty, plain, quiet, rawjson or none [env:
                              BUILDKIT_PROGRESS]
       -q, --quiet            Print nothing but the image's id
+          --logfile <FILE>   Write progress to a file too, as --progress=plain has it
           --check            Only check the Buildfile
           --call <METHOD>    Do something else than build: check, outline or targets, each with an
                              optional ,format=json
