@@ -142,7 +142,7 @@ mod tests {
         let log: String = (0..1000).map(|line| format!("line {line}\n")).collect();
         assert_eq!(end_of(log.as_bytes(), 100_000), (log.clone().into_bytes(), 0));
         let (end, left_out) = end_of(log.as_bytes(), 40);
-        assert_eq!(String::from_utf8_lossy(&end), "line 997\nline 998\nline 999\n");
+        assert_eq!(String::from_utf8_lossy(&end), "line 996\nline 997\nline 998\nline 999\n");
         assert_eq!(left_out as usize + end.len(), log.len());
         let (end, left_out) = end_of(&[b'x'; 1000][..], 40);
         assert_eq!((end.len(), left_out), (40, 960), "one line without an end");

@@ -153,6 +153,9 @@ fn tiles(html: &mut String, page: &Page<'_>) {
     if totals.failed > 0 {
         tiles.push(("failed", totals.failed.to_string()));
     }
+    if totals.written_bytes > 0 {
+        tiles.push(("written", size::human(totals.written_bytes)));
+    }
     if let Ok(costs) = &page.costs {
         tiles.push(("layers, compressed", size::human(costs.size)));
         tiles.push(("files of layers", size::human(costs.unpacked)));

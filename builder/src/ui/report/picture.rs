@@ -71,6 +71,8 @@ fn label(step: &StepRecord) -> String {
 
 fn told(step: &StepRecord) -> String {
     match step.outcome {
+        // It has no result of its own: steps that copy from it read it.
+        StepOutcome::Covered if kind(step) == Kind::Context => "read".to_owned(),
         StepOutcome::Ran => seconds(step.took_ms),
         StepOutcome::Failed => format!("failed, {}", seconds(step.took_ms)),
         other => outcome(other).1.to_owned(),

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::picture::kind;
 use super::{escaped, outcome, seconds};
 use crate::record::{BuildRecord, StepOutcome, StepRecord};
+use crate::ui::graph::Kind;
 
 /// Appends the table.
 pub(super) fn render(html: &mut String, record: &BuildRecord) {
@@ -12,7 +14,11 @@ pub(super) fn render(html: &mut String, record: &BuildRecord) {
          <th>why it ran</th></tr></thead>\n<tbody>\n",
     );
     for step in &record.steps {
-        let (class, word) = outcome(step.outcome);
+        let (class, word) = match step.outcome {
+            // It has no result of its own: steps that copy from it read it.
+            StepOutcome::Covered if kind(step) == Kind::Context => ("idle", "read"),
+            other => outcome(other),
+        };
         let name = escaped(&step.name);
         let name =
             if step.log_bytes > 0 { format!("<a href=\"#log-{}\">{name}</a>", step.number) } else { name };

@@ -36,7 +36,7 @@ fn record() -> BuildRecord {
         took_ms: 2100,
         result: BuildResult::Succeeded,
         image: Some(Digest::of(b"image")),
-        totals: Totals { steps: 3, cached: 0, ran: 3, failed: 0 },
+        totals: Totals { steps: 3, cached: 0, ran: 3, ..Totals::default() },
         ..Head::default()
     };
     BuildRecord { head, steps }
