@@ -29,6 +29,7 @@ mod copy;
 mod damage;
 mod debug;
 mod disk;
+mod endpoints;
 mod errors;
 mod examples;
 mod from;
