@@ -18,11 +18,11 @@ pub(super) fn render(html: &mut String, costs: &Costs) {
     for layer in &costs.layers {
         let part = |bytes: u64| bytes as f64 * 100.0 / most as f64;
         let kept = layer.unpacked.saturating_sub(layer.wasted);
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<details class=\"layer\"><summary><span class=\"sizes\">{} <small>({} compressed{})</small></span>\
              <span class=\"share\"><b class=\"kept\" style=\"width:{:.2}%\"></b><b class=\"waste\" style=\"width:{:.2}%\"></b></span>\
-             <span class=\"name\">{}</span></summary>\n",
+             <span class=\"name\">{}</span></summary>",
             size::human(layer.unpacked),
             size::human(layer.size),
             if layer.wasted > 0 { format!(", {} wasted", size::human(layer.wasted)) } else { String::new() },
