@@ -39,6 +39,7 @@ mod leftovers;
 mod limits;
 mod login;
 mod look;
+mod manifest;
 mod many_runs;
 mod mounts;
 mod network;
