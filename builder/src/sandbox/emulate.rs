@@ -269,7 +269,8 @@ mod tests {
         };
         assert_eq!(of(AARCH64, "arm64"), Some(true));
         assert_eq!(of(&AARCH64.replace("OCF", "OC"), "arm64"), Some(false));
-        let keeps_name = |text: &str| entry(text, &Machine::of("arm64").unwrap().header()).unwrap().keeps_name;
+        let keeps_name =
+            |text: &str| entry(text, &Machine::of("arm64").unwrap().header()).unwrap().keeps_name;
         assert!(keeps_name(AARCH64) && !keeps_name(&AARCH64.replace("POCF", "OCF")));
         for other in ["riscv64", "arm", "s390x", "amd64"] {
             assert_eq!(of(AARCH64, other), None, "{other}");
