@@ -17,6 +17,7 @@ mod inspect;
 mod layers;
 mod login;
 mod look;
+mod manifest;
 mod privileges;
 mod prune;
 mod record;
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Copy(copy) => transfer::copy(root, &copy),
         Command::Tag(tag) => transfer::tag(root, &tag),
         Command::Inspect(inspect) => inspect::inspect(root, &inspect),
+        Command::Manifest(manifest) => manifest::manifest(root, *manifest),
         Command::Login(login) => login::login(&login),
         Command::Logout(logout) => login::logout(&logout),
         Command::Layers(layers) => layers::layers(root, &layers),

@@ -27,6 +27,7 @@ use crate::sandbox::terminal;
 use crate::snapshot::overlay::Begun;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
+use crate::sys::process::limit_number;
 use crate::sys::rootdir::{Last, RootDir};
 
 use super::caches;
@@ -286,24 +287,7 @@ fn limits(values: &[String]) -> Result<Vec<(u32, u64, u64)>, OpError> {
                 "-1" | "unlimited" => Ok(u64::MAX),
                 text => text.parse::<u64>().map_err(|_| fail("it is not a number")),
             };
-            let resource = match name {
-                "core" => libc::RLIMIT_CORE,
-                "cpu" => libc::RLIMIT_CPU,
-                "data" => libc::RLIMIT_DATA,
-                "fsize" => libc::RLIMIT_FSIZE,
-                "locks" => libc::RLIMIT_LOCKS,
-                "memlock" => libc::RLIMIT_MEMLOCK,
-                "msgqueue" => libc::RLIMIT_MSGQUEUE,
-                "nice" => libc::RLIMIT_NICE,
-                "nofile" => libc::RLIMIT_NOFILE,
-                "nproc" => libc::RLIMIT_NPROC,
-                "rss" => libc::RLIMIT_RSS,
-                "rtprio" => libc::RLIMIT_RTPRIO,
-                "rttime" => libc::RLIMIT_RTTIME,
-                "sigpending" => libc::RLIMIT_SIGPENDING,
-                "stack" => libc::RLIMIT_STACK,
-                _ => return Err(fail("there is no such limit")),
-            };
+            let resource = limit_number(name).ok_or_else(|| fail("there is no such limit"))?;
             Ok((resource, number(soft)?, number(hard)?))
         })
         .collect()
@@ -338,8 +322,8 @@ mod tests {
     #[test]
     fn limits_are_read() {
         let parse = |text: &str| limits(&[text.to_owned()]);
-        assert_eq!(parse("nofile=123:456").unwrap(), [(libc::RLIMIT_NOFILE, 123, 456)]);
-        assert_eq!(parse("core=-1").unwrap(), [(libc::RLIMIT_CORE, u64::MAX, u64::MAX)]);
+        assert_eq!(parse("nofile=123:456").unwrap(), [(limit_number("nofile").unwrap(), 123, 456)]);
+        assert_eq!(parse("core=-1").unwrap(), [(limit_number("core").unwrap(), u64::MAX, u64::MAX)]);
         for bad in ["nofile", "nofile=x", "nonsense=1", "nofile=1:y"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

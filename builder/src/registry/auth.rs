@@ -147,37 +147,33 @@ impl Inner {
     ) -> Result<Token, RegistryError> {
         let options = self.options.net.options();
         let mut attempt = 0;
-        let response = loop {
+        let (url, body) = loop {
             let request = token_request(&realm, service, scopes, credential);
             let asked = match self.options.net.send(request).await {
+                Ok(response) if response.status().is_success() => {
+                    let url = response.url().clone();
+                    match body_within(response, MAX_TOKEN_BYTES).await {
+                        Ok(Some(body)) => break (url, body),
+                        Ok(None) => {
+                            let limit = MAX_TOKEN_BYTES as u64;
+                            return Err(RegistryError::TooLarge { url: redacted(&url), limit });
+                        }
+                        Err(_) if attempt < options.retries => None,
+                        Err(source) => return Err(failed(&Method::GET, &url, source).into()),
+                    }
+                }
                 Ok(response)
                     if attempt < options.retries && retry::is_temporary_status(response.status()) =>
                 {
                     retry::asked_delay(response.headers())
                 }
-                Ok(response) => break response,
+                Ok(response) => return Err(self.no_token(call, &realm, response).await),
                 Err(error) if attempt < options.retries && error.is_temporary() => None,
                 Err(error) => return Err(error.into()),
             };
             tokio::time::sleep(retry::delay(options, attempt, asked)).await;
             attempt += 1;
         };
-        let status = response.status();
-        if !status.is_success() {
-            let message = message_of(&error_body(response).await);
-            let url = redacted(&realm);
-            return Err(match status.as_u16() {
-                400 | 401 | 403 => self.denied(call, url, status, message),
-                _ => {
-                    RegistryError::Status { method: "GET".to_owned(), url, status: status.as_u16(), message }
-                }
-            });
-        }
-        let url = response.url().clone();
-        let body = body_within(response, MAX_TOKEN_BYTES)
-            .await
-            .map_err(|source| failed(&Method::GET, &url, source))?
-            .ok_or_else(|| RegistryError::TooLarge { url: redacted(&url), limit: MAX_TOKEN_BYTES as u64 })?;
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|source| RegistryError::Malformed { url: redacted(&url), what: "token", source })?;
         let text = if answer.token.is_empty() { answer.access_token } else { answer.token };
@@ -188,6 +184,18 @@ impl Inner {
         value.set_sensitive(true);
         let life = answer.expires_in.map_or(DEFAULT_LIFE, |s| Duration::from_secs(s.min(86_400)));
         Ok(Token { value, expires: Some(Instant::now() + life.saturating_sub(MARGIN)) })
+    }
+}
+
+impl Inner {
+    /// The error that a token server's refusal stands for.
+    async fn no_token(&self, call: &Call<'_>, realm: &Url, response: reqwest::Response) -> RegistryError {
+        let (status, url) = (response.status(), redacted(realm));
+        let message = message_of(&error_body(response).await);
+        match status.as_u16() {
+            400 | 401 | 403 => self.denied(call, url, status, message),
+            _ => RegistryError::Status { method: "GET".to_owned(), url, status: status.as_u16(), message },
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One call of the API: authentication, retries, and errors from statuses.
 //!
 //! Invariants: a call is sent again only when that cannot do harm ([`Call::idempotent`]) or when the server refused it
-//! unseen (401, 429); a token is renewed once per call.
+//! unseen (401, 429); a token is renewed twice per call at most: what another thread got may have run out meanwhile.
 
 use std::sync::Arc;
 
@@ -12,7 +12,10 @@ use super::endpoint::Endpoint;
 use super::error::message_of;
 use super::{Inner, RegistryError};
 use crate::image::reference::Reference;
-use crate::net::{Request, Verify, error_body, redacted, retry, same_origin};
+use crate::net::{Request, Verify, body_within, error_body, failed, redacted, retry, same_origin};
+
+/// How often a call gets a new token.
+pub(super) const MAX_RENEWALS: u32 = 2;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -68,6 +71,14 @@ impl<'a> Call<'a> {
     }
 }
 
+/// An answer that was to be read whole.
+pub(super) enum Whole {
+    /// Headers and body of a 200.
+    Read(HeaderMap, Vec<u8>),
+    /// Another status.
+    Refused(Response),
+}
+
 pub(super) fn push_scope(reference: &Reference) -> String {
     format!("repository:{}:pull,push", reference.repository)
 }
@@ -77,7 +88,7 @@ impl Inner {
     pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
         let options = self.options.net.options();
         let mut attempt = 0;
-        let mut renewed = false;
+        let mut renewals = 0;
         loop {
             let authorization = self.known_authorization(call);
             let mut request = call.request(authorization.clone());
@@ -85,8 +96,8 @@ impl Inner {
                 request.body = Some(call.body.clone().into());
             }
             let asked = match self.options.net.send(request).await {
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !renewed => {
-                    renewed = true;
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && renewals < MAX_RENEWALS => {
+                    renewals += 1;
                     if self.authorize(call, response.headers()).await? {
                         continue;
                     }
@@ -100,6 +111,37 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             };
             tokio::time::sleep(retry::delay(options, attempt, asked)).await;
+            attempt += 1;
+        }
+    }
+
+    /// [`Inner::exchange`] for an answer that is read whole; one that breaks off is asked for again. An answer with another
+    /// status than 200 is given back as it is.
+    pub(super) async fn exchange_whole(
+        &self,
+        call: &Call<'_>,
+        max_bytes: usize,
+    ) -> Result<Whole, RegistryError> {
+        let options = self.options.net.options();
+        let mut attempt = 0;
+        loop {
+            let response = self.exchange(call).await?;
+            if response.status() != StatusCode::OK {
+                return Ok(Whole::Refused(response));
+            }
+            let headers = response.headers().clone();
+            let error = match body_within(response, max_bytes).await {
+                Ok(Some(bytes)) => return Ok(Whole::Read(headers, bytes)),
+                Ok(None) => {
+                    let url = redacted(&call.url);
+                    return Err(RegistryError::TooLarge { url, limit: max_bytes as u64 });
+                }
+                Err(source) => failed(&call.method, &call.url, source),
+            };
+            if attempt >= options.retries || !error.is_temporary() {
+                return Err(error.into());
+            }
+            tokio::time::sleep(retry::delay(options, attempt, None)).await;
             attempt += 1;
         }
     }

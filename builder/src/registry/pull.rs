@@ -10,14 +10,14 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use super::endpoint::Endpoint;
 use super::error::tidy;
-use super::exchange::Call;
+use super::exchange::{Call, Whole};
 use super::{Inner, ManifestHead, RawManifest, RegistryError, ResolvedManifest};
 use crate::base::digest::{Digest, HashingWriter};
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::image::manifest::{Descriptor, Index, Manifest, media_type};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::net::{NetError, Request, body_within, failed, range_starts_at, redacted, retry};
+use crate::net::{NetError, Request, failed, range_starts_at, redacted, retry};
 
 const MANIFEST_TYPES: [&str; 4] =
     [media_type::OCI_INDEX, media_type::DOCKER_INDEX, media_type::OCI_MANIFEST, media_type::DOCKER_MANIFEST];
@@ -92,17 +92,13 @@ impl Inner {
     pub(super) async fn manifest_at(&self, reference: &Reference) -> Result<RawManifest, RegistryError> {
         let endpoint = self.endpoint(&reference.registry).await?;
         let call = manifest_call(&endpoint, reference, Method::GET)?;
-        let response = self.exchange(&call).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.manifest_refusal(&call, response).await);
-        }
+        let (headers, bytes) = match self.exchange_whole(&call, MAX_METADATA_BYTES as usize).await? {
+            Whole::Read(headers, bytes) => (headers, bytes),
+            Whole::Refused(response) => return Err(self.manifest_refusal(&call, response).await),
+        };
         let url = redacted(&call.url);
-        let stated = stated_digest(response.headers(), &url, reference)?;
-        let header_type = content_type(response.headers());
-        let bytes = body_within(response, MAX_METADATA_BYTES as usize)
-            .await
-            .map_err(|source| failed(&Method::GET, &call.url, source))?
-            .ok_or_else(|| RegistryError::TooLarge { url: url.clone(), limit: MAX_METADATA_BYTES })?;
+        let stated = stated_digest(&headers, &url, reference)?;
+        let header_type = content_type(&headers);
         let digest = Digest::of(&bytes);
         if let Some(expected) = reference.digest.or(stated).filter(|expected| *expected != digest) {
             return Err(RegistryError::WrongDigest { url, expected, actual: digest });

@@ -18,12 +18,12 @@ use tokio::sync::mpsc;
 
 use super::endpoint::Endpoint;
 use super::error::{codes_of, message_of};
-use super::exchange::{Call, push_scope};
+use super::exchange::{Call, MAX_RENEWALS, push_scope};
 use super::{Inner, RegistryError};
 use crate::base::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
-use crate::net::{error_body, redacted, retry};
+use crate::net::{MAX_ERROR_BODY_BYTES, body_within, redacted, retry};
 
 /// Blobs up to this size go in one request together with their digest.
 const MAX_INLINE_BYTES: u64 = 1024 * 1024;
@@ -333,17 +333,17 @@ impl Inner {
         Ok((location(&call.url, &response)?, offset))
     }
 
-    /// Sends a part of the blob. A 401 is answered with a fresh token, once.
+    /// Sends a part of the blob. A 401 is answered with a fresh token.
     async fn send_piece(&self, call: &Call<'_>, piece: &Piece<'_>) -> Result<Sent, RegistryError> {
-        let mut renewed = false;
+        let mut renewals = 0;
         loop {
             let response = match self.stream_piece(call, piece).await? {
                 Ok(response) => response,
                 Err(error) => return Ok(Sent::Broken(error, None)),
             };
             match response.status() {
-                StatusCode::UNAUTHORIZED if !renewed => {
-                    renewed = true;
+                StatusCode::UNAUTHORIZED if renewals < MAX_RENEWALS => {
+                    renewals += 1;
                     if !self.authorize(call, response.headers()).await? {
                         return Ok(Sent::Answer(response));
                     }
@@ -419,10 +419,25 @@ impl Inner {
         })?;
         let call = Call { idempotent: true, ..Call::push(&endpoint, reference, Method::PUT, url) };
         let call = Call { body: bytes.to_vec(), ..call.header(CONTENT_TYPE, media) };
-        let response = self.exchange(&call).await?;
-        if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
-            return Err(self.manifest_refused(&call, response).await);
-        }
+        let options = self.options.net.options();
+        let mut attempt = 0;
+        let response = loop {
+            let response = self.exchange(&call).await?;
+            let status = response.status();
+            if matches!(status, StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
+                break response;
+            }
+            // What the registry lacks stands in the body, so one that breaks off is asked for again.
+            match body_within(response, MAX_ERROR_BODY_BYTES).await {
+                Err(_) if attempt < options.retries => {}
+                body => {
+                    let body = body.ok().flatten().unwrap_or_default();
+                    return Err(self.manifest_refused(&call, status, &body));
+                }
+            }
+            tokio::time::sleep(retry::delay(options, attempt, None)).await;
+            attempt += 1;
+        };
         let header = HeaderName::from_static("docker-content-digest");
         let stated =
             response.headers().get(header).and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
@@ -436,18 +451,16 @@ impl Inner {
 }
 
 impl Inner {
-    async fn manifest_refused(&self, call: &Call<'_>, response: Response) -> RegistryError {
+    fn manifest_refused(&self, call: &Call<'_>, status: StatusCode, body: &[u8]) -> RegistryError {
         const LACKS: [&str; 3] = ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"];
-        let (status, url) = (response.status(), redacted(response.url()));
-        let body = error_body(response).await;
-        if codes_of(&body).iter().any(|code| LACKS.contains(&code.as_str())) {
+        if codes_of(body).iter().any(|code| LACKS.contains(&code.as_str())) {
             return RegistryError::Incomplete {
                 reference: call.reference.familiar(),
                 registry: call.endpoint.registry.clone(),
-                message: message_of(&body),
+                message: message_of(body),
             };
         }
-        self.refused(call, url, status, &body)
+        self.refused(call, redacted(&call.url), status, body)
     }
 }
 

@@ -199,7 +199,7 @@ fn lose_network(child: &mut Child) {
 /// Goes to the store, through an idmapped mount when kiln is real root.
 fn prepare(hello: &Hello) -> io::Result<()> {
     if let Some((soft, hard)) = hello.open_files {
-        process::set_limit(libc::RLIMIT_NOFILE, soft, hard)?;
+        process::set_limit(process::OPEN_FILES_LIMIT, soft, hard)?;
     }
     if let Some(map) = &hello.idmap {
         #[allow(deprecated)]

@@ -112,7 +112,7 @@ static OPEN_FILES: OnceLock<(u64, u64)> = OnceLock::new();
 pub fn raise_open_files() -> io::Result<()> {
     let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let (soft, hard) = (before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX));
-    set_limit(libc::RLIMIT_NOFILE, hard, hard)?;
+    set_limit(OPEN_FILES_LIMIT, hard, hard)?;
     OPEN_FILES.get_or_init(|| (soft, hard));
     Ok(())
 }
@@ -121,6 +121,34 @@ pub fn raise_open_files() -> io::Result<()> {
 /// might have.
 pub fn original_open_files() -> Option<(u64, u64)> {
     OPEN_FILES.get().copied()
+}
+
+/// `RLIMIT_NOFILE`.
+#[allow(clippy::unnecessary_cast, reason = "the C libraries disagree about the type")]
+pub const OPEN_FILES_LIMIT: u32 = libc::RLIMIT_NOFILE as u32;
+
+/// The number of a resource limit (`RLIMIT_*`) by the name that `--ulimit` gives it.
+#[allow(clippy::unnecessary_cast, reason = "the C libraries disagree about the type")]
+pub fn limit_number(name: &str) -> Option<u32> {
+    let number = match name {
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        _ => return None,
+    };
+    Some(number as u32)
 }
 
 /// Sets a resource limit by number (`RLIMIT_*`).

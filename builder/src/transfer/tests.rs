@@ -1,3 +1,6 @@
+mod faults;
+mod faulty_registry;
+
 use super::*;
 use crate::context::layout::LayoutRef;
 use crate::image::reference::Reference;
