@@ -170,6 +170,11 @@ pub enum MissReason {
         is: String,
         more: usize,
     },
+    /// Its extended attributes, and nothing else of it.
+    FileAttributes {
+        path: String,
+        more: usize,
+    },
     /// Something selected differs and the earlier listing is gone.
     Files,
     /// The order or the names under which files are selected differ, not the files.
@@ -249,6 +254,9 @@ impl fmt::Display for MissReason {
             }
             Self::FileOwner { path, was, is, more } => {
                 write!(f, "{path} changed its owner ({was}→{is}){}", others(*more))
+            }
+            Self::FileAttributes { path, more } => {
+                write!(f, "{path} changed its extended attributes{}", others(*more))
             }
             Self::Files => f.write_str("files changed"),
             Self::Selection => f.write_str("the same files are selected under other names"),
