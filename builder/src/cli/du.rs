@@ -43,11 +43,14 @@ pub(super) fn du(root: Option<PathBuf>, args: &DuArgs) -> Result<u8, Failure> {
     if args.filters.is_empty() && !usage.images.is_empty() {
         text.push(images(&usage.images).render());
     }
-    text.push(format!(
-        "Total: {}, reclaimable: {}",
-        size::human(usage.total_bytes()),
-        size::human(usage.items.iter().filter(|item| is_reclaimable(item)).map(|item| item.size_bytes).sum())
-    ));
+    let reclaimable =
+        usage.items.iter().filter(|item| is_reclaimable(item)).map(|item| item.size_bytes).sum();
+    let mut total =
+        format!("Total: {}, reclaimable: {}", size::human(usage.total_bytes()), size::human(reclaimable));
+    if usage.own.total_bytes() > 0 {
+        total.push_str(&format!("; besides {} of kiln's own", size::human(usage.own.total_bytes())));
+    }
+    text.push(total);
     printed(print::line(text.join("\n").trim_end()))
 }
 

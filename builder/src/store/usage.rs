@@ -148,9 +148,9 @@ impl Usage {
         items.fold((0, 0), |(count, bytes), item| (count + 1, bytes + item.size_bytes))
     }
 
-    /// Bytes of everything.
+    /// Bytes of all data; [`Own`] is beside it.
     pub fn total_bytes(&self) -> u64 {
-        self.own.total_bytes() + self.items.iter().map(|item| item.size_bytes).sum::<u64>()
+        self.items.iter().map(|item| item.size_bytes).sum()
     }
 
     /// Bytes of everything but the images: what policies are about.
