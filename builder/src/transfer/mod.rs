@@ -11,6 +11,7 @@
 //! - blobs come before the documents that name them, and the name comes last: nothing partial has a name;
 //! - every blob is verified by whoever takes it, and readers report a wrong one at their end.
 
+mod docker_archive;
 mod inventory;
 mod keep;
 mod lists;
@@ -29,6 +30,7 @@ pub use push::{PushTarget, Pushed, push};
 pub use write::{Form, write};
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::base::digest::Digest;
 use crate::context::layout::LayoutError;
@@ -93,6 +95,14 @@ pub enum TransferError {
     NoEntry { list: String, which: String },
     #[error("two images are for {platform}; the first one is {digest}")]
     SamePlatform { platform: String, digest: Digest },
+    #[error("cannot read the archive `{}`", path.display())]
+    Archive {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the archive `{}` has several images, or none of that name; it has {have}", path.display())]
+    NotInArchive { path: PathBuf, have: String },
     #[error("cannot read blob {digest}")]
     Read {
         digest: Digest,
@@ -114,9 +124,7 @@ impl TransferError {
                     .to_owned(),
             ),
             Self::NoEntry { list, .. } => Some(format!("`kiln manifest inspect {list}` shows what it has")),
-            Self::Layout(LayoutError::NotALayout { missing: "oci-layout", .. }) => Some(
-                "an archive of `podman save` can be read that was written with --format oci-archive".to_owned(),
-            ),
+            Self::NotInArchive { .. } => Some("name one of them: docker-archive:FILE:NAME".to_owned()),
             Self::NotInStore(_) => Some("`kiln images` lists the images".to_owned()),
             Self::SeveralPlatforms(_) | Self::NoPlatform { .. } => {
                 Some("choose one with --platform OS/ARCH".to_owned())
