@@ -177,6 +177,36 @@ fn mirrors_are_read_first_and_never_written_to() {
 }
 
 #[test]
+fn blobs_are_sent_in_pieces_where_that_is_set() {
+    let project = Project::new();
+    let registry = match RealRegistry::start() {
+        Ok(registry) => registry,
+        Err(why) => return skipped(&why),
+    };
+    let noise: Vec<u8> = (0..400_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let image = image(&tar(&[Member::File("a", 0o644, &noise)]), serde_json::json!({}));
+    crate::base::write_image(&image, &project.path("large"));
+    let config = project.path("kiln.toml");
+    let text = format!("[registry.\"{}\"]\nchunk-size = \"500k\"\n", registry.host());
+    fs::write(&config, text).expect("written");
+    let source = format!("oci:{}", project.path("large").display());
+    let target = format!("docker://{}/x:1", registry.host());
+    let mut command = project.kiln(["copy", &source, &target]);
+    Ended::of(command.env("KILN_CONFIG", &config)).ok();
+    project.run(&["pull", &format!("{}/x:1", registry.host())]).ok();
+    let is_piece = |line: &&String| line.contains("\"PATCH ") && line.contains("\" 202 ");
+    // The log may lag; thirty seconds at most, which only a failure takes.
+    let logged = (0..1500).any(|_| {
+        let pieces = registry.log().iter().filter(is_piece).count();
+        if pieces < 3 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        pieces >= 3
+    });
+    assert!(logged, "fewer than 3 pieces: {:?}", registry.log());
+}
+
+#[test]
 fn a_mirror_that_breaks_off_is_no_failure() {
     let project = Project::new();
     let (mirror, registry) = (Registry::start(), Registry::start());
