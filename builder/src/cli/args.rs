@@ -152,6 +152,8 @@ pub enum Command {
     History(record::HistoryArgs),
     /// Show what the steps of a build wrote
     Log(record::LogArgs),
+    /// Write a page about a build: times, graph, layers, checks, logs
+    Report(record::ReportArgs),
     /// Tell why steps of a build ran
     Explain(record::ExplainArgs),
     /// Enter a step of a build with a shell: the one that failed, or any

@@ -21,6 +21,7 @@ mod manifest;
 mod privileges;
 mod prune;
 mod record;
+mod report;
 mod reset;
 mod rmi;
 mod run;
@@ -82,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::History(history) => record::history(root, &history),
         Command::Log(log) => record::log(root, &log),
         Command::Debug(debug) => debug::debug(root, &debug),
+        Command::Report(report) => report::report(root, &report),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::Graph(graph) => graph::graph(&graph),

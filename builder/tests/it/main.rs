@@ -50,6 +50,7 @@ mod privileges;
 mod records;
 mod reliability;
 mod remote_cache;
+mod report;
 mod reproducible;
 mod run;
 mod run_command;
