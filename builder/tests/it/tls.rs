@@ -28,8 +28,14 @@ fn certificates(dir: &Path) -> Result<(), String> {
     fs::write(dir.join("server.ext"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
         .expect("ext");
     fs::write(dir.join("client.ext"), "extendedKeyUsage=clientAuth\n").expect("ext");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=kiln-test"))?;
+    // Not this machine's settings, which may be missing.
+    let settings = "[req]\ndistinguished_name=dn\n[dn]\n[ca]\nbasicConstraints=critical,CA:TRUE\n";
+    fs::write(dir.join("openssl.cnf"), settings).expect("settings");
+    let key = "-config openssl.cnf -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(
+        dir,
+        &format!("req -x509 -extensions ca {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=kiln-test"),
+    )?;
     for name in ["server", "client"] {
         openssl(dir, &format!("req -new {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"))?;
         openssl(
