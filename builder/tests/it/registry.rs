@@ -245,6 +245,11 @@ impl RealRegistry {
     }
 
     fn start_with(more: &str) -> Result<Self, String> {
+        // Its port may be lost between the look and the start; a machine without the program fails in the same way each time.
+        Self::start_once(more).or_else(|_| Self::start_once(more)).or_else(|_| Self::start_once(more))
+    }
+
+    fn start_once(more: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let port = free_port().ok_or("there is no free port")?;
         let config = dir.path().join("config.yml");
