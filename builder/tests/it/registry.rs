@@ -207,6 +207,21 @@ fn free_port() -> Option<u16> {
     })
 }
 
+/// Whether an HTTP server answers there, if only that it wants TLS. A connection alone says nothing: a child that was
+/// forked while the port was tried out may hold that socket for a moment.
+fn answers(host: &str) -> bool {
+    use std::io::{Read as _, Write as _};
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = std::net::TcpStream::connect(host)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n")?;
+        let mut start = [0; 5];
+        stream.read_exact(&mut start)?;
+        Ok(&start == b"HTTP/")
+    };
+    ask().unwrap_or(false)
+}
+
 /// The reference implementation, from the package docker-registry.
 pub struct RealRegistry {
     child: Child,
@@ -230,6 +245,11 @@ impl RealRegistry {
     }
 
     fn start_with(more: &str) -> Result<Self, String> {
+        // Its port may be lost between the look and the start; a machine without the program fails in the same way each time.
+        Self::start_once(more).or_else(|_| Self::start_once(more)).or_else(|_| Self::start_once(more))
+    }
+
+    fn start_once(more: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let port = free_port().ok_or("there is no free port")?;
         let config = dir.path().join("config.yml");
@@ -253,7 +273,7 @@ impl RealRegistry {
             if let Ok(Some(status)) = registry.child.try_wait() {
                 return Err(format!("docker-registry ended with {status}"));
             }
-            if std::net::TcpStream::connect(&registry.host).is_ok() {
+            if answers(&registry.host) {
                 return Ok(registry);
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
