@@ -13,13 +13,15 @@ use super::privileges;
 use super::session::{self, Privilege};
 use super::surroundings;
 use crate::base::cancel::CancelToken;
-use crate::build::{self, Environment, RunRequest};
+use crate::base::events::{Event, EventSink};
+use crate::build::{self, BuildError, Environment, RunRequest};
 use crate::context::git::GitEnvironment;
 use crate::context::layout;
 use crate::image::platform::Platform;
 use crate::sandbox::runner::Sandboxes;
-use crate::ui::failure::Failure;
+use crate::ui::failure::{Failure, Kind};
 use crate::ui::progress::{Mode, Progress, Target};
+use crate::ui::{print, text};
 
 /// Runs an image's command and gives its exit code.
 pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
@@ -31,7 +33,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     let progress = Progress::new(Mode::None, Target::Stderr);
     session::watch_signals(cancel.clone(), progress.clone());
     if matches!(privilege, Privilege::Single(_)) {
-        crate::ui::print::talk(format!("warning: {}", session::single_id_notice()));
+        print::talk(format!("warning: {}", session::single_id_notice()));
     }
     let access = Access::new(&args.access, &BTreeSet::from_iter(registry_of(&args.image)), BTreeSet::new())?;
     let net = access.net()?;
@@ -39,7 +41,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     let git = GitEnvironment::pick(std::iter::empty());
     let host_ids = args.userns == UserNamespace::Host;
     let resolved = privileges::resolve(&args.privileges)?;
-    resolved.notices.iter().for_each(|notice| crate::ui::print::talk(format!("warning: {notice}")));
+    resolved.notices.iter().for_each(|notice| print::talk(format!("warning: {notice}")));
     let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
     let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids))
         .with_devices(devices)
@@ -65,13 +67,26 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
         shm_size_bytes: args.shm_size,
         privileges,
         defaults,
-        events: progress.sink(),
+        events: with_warnings(progress.sink()),
         cancel,
     };
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
     let result = build::run(environment, &request);
-    result.map_err(|error| failure::of_build(&error, &File { name: "", text: "" }, &progress))
+    result.map_err(|error| match error {
+        BuildError::Cancelled => Failure::new(Kind::Interrupted, "stopped before the command ended"),
+        error => failure::of_build(&error, &File { name: "", text: "" }, &progress),
+    })
+}
+
+/// Says warnings, which no display shows here.
+fn with_warnings(sink: EventSink) -> EventSink {
+    EventSink::new(move |event| {
+        if let Event::Warning { message } = &event {
+            print::talk(format!("warning: {}", text::visible(message)));
+        }
+        sink.send(event);
+    })
 }
 
 fn registry_of(image: &RunImage) -> Option<String> {

@@ -39,6 +39,8 @@ use layout::{Hierarchies, inside};
 
 /// Names of groups: this, the zygote's process id and a number.
 const PREFIX: &str = "kiln-";
+/// What a group of v1 has to be given before it can have processes, and groups with something of their own.
+const CPUSET_FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 /// Period of processor time unless `--cpu-period` says otherwise; the kernel's and docker's default.
 const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses a smaller quota.
@@ -180,6 +182,9 @@ impl Placement {
         for controller in &wanted {
             match hierarchies.version_one(*controller, parent) {
                 Some(dir) if may_make_groups(&dir, parent.is_some()) => {
+                    if *controller == Controller::Cpuset {
+                        CPUSET_FILES.iter().for_each(|file| drop(inherit(&dir, file)));
+                    }
                     let home = Home { version: Version::One, parent: dir };
                     placement.homes.insert(*controller, home);
                 }
@@ -271,6 +276,20 @@ fn may_make_groups(dir: &Path, make: bool) -> bool {
         return false;
     }
     writable(dir) && writable(&dir.join("cgroup.procs"))
+}
+
+/// Gives a v1 group, and those above it, what the nearest group above has where `file` is still empty: new groups begin
+/// with nothing, and none can have more than the one above. Says what is there now.
+fn inherit(dir: &Path, file: &str) -> Option<String> {
+    let path = dir.join(file);
+    // Above the hierarchy there is no such file.
+    let own = fs::read_to_string(&path).ok()?;
+    if !own.trim().is_empty() {
+        return Some(own.trim().to_owned());
+    }
+    let above = inherit(dir.parent()?, file)?;
+    fs::write(&path, &above).ok()?;
+    Some(above)
 }
 
 /// Switches controllers on for the children of a v2 group, as far as the kernel lets it, and says which are on.

@@ -71,10 +71,6 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
         let step = format!("show the device `{}`", device.target);
         show_device(device, &mut mounted).step(&step)?;
     }
-    for mount in &spec.mounts {
-        let step = format!("mount `{}`", mount.target);
-        user(mount, &spec.labels, &mut mounted).map_err(|e| Failed::new(&step, &e))?;
-    }
     for (target, content) in [("/etc/resolv.conf", &spec.resolv_conf), ("/etc/hosts", &spec.hosts)] {
         if let Some(content) = content {
             let source =
@@ -83,6 +79,11 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
             user(&mount, &spec.labels, &mut mounted)
                 .map_err(|e| Failed::new(&format!("mount `{target}`"), &e))?;
         }
+    }
+    // After kiln's own files, so that a mount on or over one of them holds.
+    for mount in &spec.mounts {
+        let step = format!("mount `{}`", mount.target);
+        user(mount, &spec.labels, &mut mounted).map_err(|e| Failed::new(&step, &e))?;
     }
     Ok(mounted)
 }

@@ -32,7 +32,7 @@ fn left_behind(groups: &[PathBuf]) -> Vec<&PathBuf> {
 
 /// Takes too much memory. It asks to be the one that the kernel ends: between two commands of a size, and while
 /// the first is still being torn down, the kernel may otherwise choose the shell.
-const HUNGRY: &str =
+pub const HUNGRY: &str =
     "head -c 300m /dev/zero | sh -c 'echo 1000 > /proc/self/oom_score_adj; exec tail' > /dev/null";
 
 #[test]
@@ -150,7 +150,8 @@ fn a_parent_group_of_the_users_choice() {
     let parent = format!("kiln-it-parent-{}", std::process::id());
     let text = "FROM base\nRUN sleep 1\n";
     let project = project.buildfile(text);
-    let mut command = project.build_command(["--cgroup-parent", &parent, "-otype=cacheonly"]);
+    let mut command =
+        project.build_command(["--cgroup-parent", &parent, "--cpuset-cpus=0", "-otype=cacheonly"]);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("kiln starts");
     let parents = || -> Vec<PathBuf> { groups().into_iter().filter(|dir| dir.ends_with(&parent)).collect() };
     let mut children = 0;
