@@ -7,7 +7,7 @@ use super::access::Access;
 use super::args::RunArgs;
 use super::args::choice::UserNamespace;
 use super::args::run::RunImage;
-use super::build::{bound, defaults, network, pull};
+use super::build::{bound, defaults, network, pull, shm_size};
 use super::failure::{self, File};
 use super::privileges;
 use super::session::{self, Privilege};
@@ -40,6 +40,9 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     let registry = access.client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::iter::empty());
     let host_ids = args.userns == UserNamespace::Host;
+    if let Some(notice) = session::host_ids_notice(privilege, host_ids) {
+        print::talk(format!("warning: {notice}"));
+    }
     let resolved = privileges::resolve(&args.privileges)?;
     resolved.notices.iter().for_each(|notice| print::talk(format!("warning: {notice}")));
     let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
@@ -48,7 +51,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
         .with_network(surroundings::network_means()?);
     let privileges = resolved.privileges.clone();
     let mut defaults = defaults(&args.add_hosts, &args.dns, &[], &[])?;
-    bound(&mut defaults, &args.limits, resolved);
+    bound(&mut defaults, &args.limits, resolved)?;
     defaults.authorities = surroundings::authorities(args.ca_bundle.as_deref())?;
     let request = RunRequest {
         image: match &args.image {
@@ -64,7 +67,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
         user: args.user,
         network: network(args.network),
         ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
-        shm_size_bytes: args.shm_size,
+        shm_size_bytes: shm_size(args.shm_size),
         privileges,
         defaults,
         events: with_warnings(progress.sink()),

@@ -368,7 +368,11 @@ impl Group {
         for (controller, (version, dir)) in &group.homes {
             for (file, value) in settings(*controller, *version, &spec.limits, dir) {
                 let path = dir.join(file);
-                match fs::write(&path, value) {
+                match fs::write(&path, &value) {
+                    Err(error) if *controller == Controller::Cpuset => {
+                        let source = out_of_set(error, dir, file, &value);
+                        return Err(GroupError::new("set the limit", &path)(source));
+                    }
                     // Swap is not accounted for on every machine; then there is nothing to limit.
                     Err(error)
                         if error.kind() == io::ErrorKind::NotFound
@@ -418,6 +422,23 @@ impl Drop for Group {
                 }
             }
         }
+    }
+}
+
+/// The kernel's words for processors or memory nodes that a group cannot have do not name them.
+fn out_of_set(error: io::Error, dir: &Path, file: &str, value: &str) -> io::Error {
+    let above = dir.parent().unwrap_or(dir);
+    let read = |file: &str| fs::read_to_string(above.join(file)).unwrap_or_default().trim().to_owned();
+    let there = [format!("{file}.effective"), file.to_owned()]
+        .iter()
+        .map(|file| read(file))
+        .find(|set| !set.is_empty());
+    let kind = if file == "cpuset.mems" { "memory nodes" } else { "processors" };
+    match there {
+        Some(there) => {
+            io::Error::other(format!("of the {kind} {value} not all are here; there are {there} ({error})"))
+        }
+        None => error,
     }
 }
 

@@ -379,7 +379,21 @@ fn place(mount: BorrowedFd<'_>, target: &str, kind: Kind, mounted: &mut Mounted)
             }),
         )
         .map_err(other)?;
-    if entry.stat()?.is_none() {
+    let there = entry.stat()?.map(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+    match (there, kind) {
+        (Some(true), Kind::File) => {
+            return Err(io::Error::other(
+                "what is to be mounted is a file, but there is a directory; give the path of a file in it",
+            ));
+        }
+        (Some(false), Kind::Directory) => {
+            return Err(io::Error::other(
+                "what is to be mounted is a directory, but there is a file; give another path",
+            ));
+        }
+        _ => {}
+    }
+    if there.is_none() {
         let name = std::ffi::OsStr::new(std::str::from_utf8(&entry.name).map_err(io::Error::other)?);
         match kind {
             Kind::Directory => fs::mkdirat(&entry.dir, name, Mode::from_raw_mode(0o755))?,

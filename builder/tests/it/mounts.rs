@@ -54,6 +54,17 @@ fn a_directory_above_a_mount_point_is_in_no_layer_unless_something_is_in_it() {
 }
 
 #[test]
+fn a_file_is_not_mounted_over_a_directory() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN --mount=type=secret,id=f,target=/etc true\n";
+    let project = project.file("f", "x").buildfile(text);
+    let secret = format!("id=f,src={}", project.context("f").display());
+    project.build(&["--secret", &secret]).fails(1, &["mount `/etc`", "is a file, but there is a directory"]);
+    project.write("Buildfile", "FROM base\nRUN --mount=type=tmpfs,target=/etc/passwd true\n");
+    project.build(&[]).fails(1, &["mount `/etc/passwd`", "is a directory, but there is a file"]);
+}
+
+#[test]
 fn bind_from_a_stage() {
     let Some(project) = Project::with_base() else { return };
     let text = "FROM base AS tools\nRUN mkdir /t && echo tool > /t/x\n\
