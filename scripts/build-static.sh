@@ -35,9 +35,11 @@ if ! rustc --print target-libdir --target "$target" 2> /dev/null | xargs -r test
     rustup target add "$target"
 fi
 
-# What C there is (SQLite, zstd, libdeflate, liblzma, ring) is compiled by the same compiler that links.
+# For what C there is: SQLite, zstd, libdeflate, liblzma, ring.
+export "CC_$(echo "$target" | tr - _)=$compiler"
 name=$(echo "$target" | tr a-z- A-Z_)
-export "CC_$(echo "$target" | tr - _)=$compiler" "CARGO_TARGET_${name}_LINKER=$compiler"
+# Rust brings musl's objects for its own linking; musl-gcc as linker would make a file that asks for musl's loader.
+[ "$compiler" = musl-gcc ] || export "CARGO_TARGET_${name}_LINKER=$compiler"
 export "CARGO_TARGET_${name}_RUSTFLAGS=-C target-feature=+crt-static"
 cargo build --release --locked --package kiln --target "$target"
 

@@ -15,7 +15,7 @@ pub mod until;
 mod upload;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -244,7 +244,7 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
         run_course(environment, request, &mut course)
     });
     if let Some(recorder) = &request.recorder {
-        recorder.end(&course.ending(&result));
+        recorder.end(&course.ending(&result, request));
     }
     if let (Some(on_failure), Some(wreck), Err(error)) = (&request.on_failure, course.wreck.take(), &result)
         && !request.cancel.is_cancelled()
@@ -267,6 +267,8 @@ pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, 
 struct Course {
     graph: Option<Graph>,
     ledger: Ledger,
+    /// Names of build arguments that the file declares.
+    arguments: BTreeSet<String>,
     /// The first step that failed, when it is to be entered.
     wreck: RefCell<Option<Wreck>>,
     /// Bytes that steps added.
@@ -283,6 +285,7 @@ fn run_course(
     if parsed.has_errors() {
         return Err(BuildError::Parse(parsed.diagnostics));
     }
+    course.arguments = plan::arguments(&parsed.buildfile);
     let config = lint::configuration(&parsed.buildfile, request)?;
     let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
     // What fails because the build was stopped (a request that was broken off, a layer half written) is no failure.
@@ -582,14 +585,16 @@ fn failed(graph: &Graph, failure: solve::Failure<OpError>) -> BuildError {
 
 impl Course {
     /// What the record has to know.
-    fn ending(&self, result: &Result<Report, BuildError>) -> Ending<'_> {
+    fn ending(&self, result: &Result<Report, BuildError>, request: &Request) -> Ending<'_> {
         let written = self.written.borrow();
+        let forced = if request.plan.no_cache { Refused::NoCache } else { Refused::NoCacheFilter };
         let noted = |(id, account)| {
-            (id, Noted { written_bytes: written.get(&id).copied().unwrap_or(0), ..noted(account) })
+            let written_bytes = written.get(&id).copied().unwrap_or(0);
+            (id, Noted { written_bytes, ..noted(account, forced) })
         };
         let noted = self.ledger.accounts().into_iter().map(noted).collect();
         let vertices = self.graph.iter().flat_map(|graph| graph.vertices.iter().enumerate());
-        let steps = vertices.filter(|(_, vertex)| solve::is_step(vertex));
+        let steps = vertices.filter(|(_, vertex)| solve::is_counted(vertex));
         let (ended, error) = match result {
             Ok(_) => (BuildResult::Succeeded, None),
             Err(BuildError::Cancelled) => (BuildResult::Stopped, None),
@@ -604,11 +609,12 @@ impl Course {
             error,
             exit_codes: result.as_ref().err().map(exit_codes).unwrap_or_default(),
             image: image.map(|image| image.descriptor.digest),
+            arguments: self.arguments.clone(),
         }
     }
 }
 
-fn noted(account: Account) -> Noted {
+fn noted(account: Account, forced: Refused) -> Noted {
     let age = |ran: i64| u64::try_from(crate::store::records::now() - ran).unwrap_or(0);
     Noted {
         key: account.definition,
@@ -619,7 +625,7 @@ fn noted(account: Account) -> Noted {
         written_bytes: 0,
         by_content: account.look == Look::Content,
         refused: match account.look {
-            Look::Forced => Some(Refused::NoCache),
+            Look::Forced => Some(forced),
             Look::Expired(ran) => Some(Refused::Expired(age(ran))),
             _ => None,
         },

@@ -100,6 +100,8 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     if let Some(path) = &args.logfile {
         request.events = logged(path, request.events.clone())?;
     }
+    // Above all that shows or keeps what steps say.
+    request.events = crate::record::masked(request.events, request.defaults.secret_values());
     let told = on_failure(&args, &mut request, &progress);
     let environment =
         Environment { store: &store, sandboxes: &sandboxes, net: &net, registry: &registry, git: &git };
@@ -202,9 +204,9 @@ fn record(args: &BuildArgs, request: &mut Request, store: &Store) {
         names: args.tags.iter().map(ToString::to_string).collect(),
         platforms: args.platforms.iter().map(ToString::to_string).collect(),
         build_args: request.plan.build_args.keys().cloned().collect(),
+        ..About::default()
     };
-    let secrets = request.defaults.secret_values();
-    if let Ok(recorder) = Recorder::new(Shelf::new(store.root()), about, secrets) {
+    if let Ok(recorder) = Recorder::new(Shelf::new(store.root()), about) {
         request.events = recorder.listen(request.events.clone());
         request.recorder = Some(recorder);
     }

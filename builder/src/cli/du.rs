@@ -11,7 +11,7 @@ use super::failure::of_store;
 use super::session;
 use super::store::{familiar, printed};
 use crate::store::records::now;
-use crate::store::{ImageUsage, Item, Kind, Usage};
+use crate::store::{ImageUsage, Item, Kind, Own, Usage};
 use crate::ui::failure::Failure;
 use crate::ui::table::{Align, Table};
 use crate::ui::{ago, print, size};
@@ -23,6 +23,9 @@ pub(super) fn du(root: Option<PathBuf>, args: &DuArgs) -> Result<u8, Failure> {
         None => Usage::default(),
     };
     let now = now();
+    if !args.filters.is_empty() {
+        usage.own = Own::default();
+    }
     usage.items.retain(|item| {
         args.filters.iter().all(|filter| match filter {
             FilterArg::Until(age) => item.last_used <= now - i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
@@ -36,15 +39,18 @@ pub(super) fn du(root: Option<PathBuf>, args: &DuArgs) -> Result<u8, Failure> {
     if args.verbose {
         text.push(items(&usage.items).render());
     }
-    text.push(types(&usage).render());
+    text.push(types(&usage, args.filters.is_empty()).render());
     if args.filters.is_empty() && !usage.images.is_empty() {
         text.push(images(&usage.images).render());
     }
-    text.push(format!(
-        "Total: {}, reclaimable: {}",
-        size::human(usage.total_bytes()),
-        size::human(usage.items.iter().filter(|item| is_reclaimable(item)).map(|item| item.size_bytes).sum())
-    ));
+    let reclaimable =
+        usage.items.iter().filter(|item| is_reclaimable(item)).map(|item| item.size_bytes).sum();
+    let mut total =
+        format!("Total: {}, reclaimable: {}", size::human(usage.total_bytes()), size::human(reclaimable));
+    if usage.own.total_bytes() > 0 {
+        total.push_str(&format!("; besides {} of kiln's own", size::human(usage.own.total_bytes())));
+    }
+    text.push(total);
     printed(print::line(text.join("\n").trim_end()))
 }
 
@@ -72,7 +78,8 @@ fn is_reclaimable(item: &Item) -> bool {
     !item.in_use && !item.is_image_data()
 }
 
-fn types(usage: &Usage) -> Table {
+/// `with_own`: also what the store keeps for itself.
+fn types(usage: &Usage, with_own: bool) -> Table {
     let mut table = Table::new(&[
         ("TYPE", Align::Left),
         ("COUNT", Align::Right),
@@ -91,6 +98,15 @@ fn types(usage: &Usage) -> Table {
             size::human(reclaimable),
             of_kind().filter(|item| item.in_use).count().to_string(),
         ]);
+    }
+    let own = &usage.own;
+    let rows = [
+        ("build records", own.records.to_string(), own.records_bytes),
+        ("database", String::new(), own.database_bytes),
+        ("reserve for a full disk", String::new(), own.ballast_bytes),
+    ];
+    for (what, count, bytes) in rows.into_iter().filter(|_| with_own) {
+        table.row([what.to_owned(), count, size::human(bytes), size::human(0), String::new()]);
     }
     table
 }
@@ -183,6 +199,11 @@ fn facts(usage: &Usage) -> Value {
     json!({
         "total": usage.total_bytes(),
         "types": types,
+        "own": {
+            "records": { "count": usage.own.records, "size": usage.own.records_bytes },
+            "database": { "size": usage.own.database_bytes },
+            "ballast": { "size": usage.own.ballast_bytes },
+        },
         "images": usage.images.iter().map(image).collect::<Vec<_>>(),
         "items": item_facts(&usage.items),
     })

@@ -101,7 +101,7 @@ fn row(head: &Head) -> [String; 8] {
         result(head.result).to_owned(),
         counted(totals.steps),
         counted(totals.cached),
-        counted(totals.ran + totals.failed),
+        counted(totals.ran),
         took,
     ]
 }

@@ -4,9 +4,12 @@
 //! - the store is only read, and nothing is built or fetched;
 //! - the page stays below two megabytes: of long logs it has the ends.
 
+mod page;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use self::page::{Page, StepLog, render};
 use super::args::record::ReportArgs;
 use super::check;
 use super::compare::existing_store;
@@ -18,7 +21,6 @@ use crate::image::platform::Platform;
 use crate::record::shelf::Entry;
 use crate::record::{BuildRecord, Shelf};
 use crate::ui::failure::{EXIT_OK, Failure, Kind};
-use crate::ui::report::{Page, StepLog, render};
 use crate::ui::{print, text};
 
 /// Bytes of all logs on the page.

@@ -9,6 +9,7 @@ use super::store::familiar;
 use crate::image::reference::Reference;
 use crate::store::records::ImageRecord;
 use crate::store::{ImageRemoval, InUse, Store};
+use crate::ui::diagnostics::Style;
 use crate::ui::failure::{Failure, Kind};
 use crate::ui::{print, size};
 
@@ -20,24 +21,28 @@ pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> 
     let Some(store) = session::present_store(root)? else {
         return if args.force { Ok(0) } else { Err(missing(&args.images.join("`, `"))) };
     };
-    for wanted in &args.images {
-        let names = find(&store, wanted)?;
-        if names.len() > 1 && !args.force {
-            let names: Vec<String> = names.iter().map(|name| familiar(name)).collect();
-            return Err(Failure::new(
-                Kind::User,
-                format!("`{wanted}` has several names: {}", names.join(", ")),
-            )
-            .with_hint("remove one of them, or all with --force"));
-        }
-        if names.is_empty() && !args.force {
-            return Err(missing(wanted));
-        }
-        for name in names {
-            remove(&store, &name, args.force)?;
-        }
+    let failures: Vec<Failure> =
+        args.images.iter().filter_map(|wanted| remove_wanted(&store, wanted, args.force).err()).collect();
+    // The last one is for the caller to tell.
+    let Some((last, others)) = failures.split_last() else { return Ok(0) };
+    for failure in others {
+        print::talk(failure.render(Style::stderr()));
     }
-    Ok(0)
+    Err(last.clone())
+}
+
+/// Removes what one argument stands for.
+fn remove_wanted(store: &Store, wanted: &str, force: bool) -> Result<(), Failure> {
+    let names = find(store, wanted)?;
+    if names.len() > 1 && !force {
+        let names: Vec<String> = names.iter().map(|name| familiar(name)).collect();
+        let message = format!("`{wanted}` has several names: {}", names.join(", "));
+        return Err(Failure::new(Kind::User, message).with_hint("remove one of them, or all with --force"));
+    }
+    if names.is_empty() && !force {
+        return Err(missing(wanted));
+    }
+    names.iter().try_for_each(|name| remove(store, name, force))
 }
 
 pub(super) fn missing(wanted: &str) -> Failure {
@@ -71,8 +76,14 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<(), Failure> {
             print::talk(format!("removed the name {shown}: {} freed", size::human(removed.freed_bytes)));
             Ok(())
         }
-        ImageRemoval::InUse => {
-            Err(Failure::new(Kind::User, format!("a running build or `kiln run` uses the image `{shown}`"))
+        ImageRemoval::InUse(users) => {
+            let pids = match &users.iter().map(ToString::to_string).collect::<Vec<_>>()[..] {
+                [] => String::new(),
+                [pid] => format!(" (process {pid})"),
+                pids => format!(" (processes {})", pids.join(", ")),
+            };
+            let message = format!("a running build or `kiln run`{pids} uses the image `{shown}`");
+            Err(Failure::new(Kind::User, message)
                 .with_hint("--force takes the name away; the data stays until nobody uses it"))
         }
         ImageRemoval::PartOf(holders) => {

@@ -98,10 +98,14 @@ fn slowest(record: &BuildRecord) -> Option<String> {
     (!told.is_empty()).then(|| format!("  slowest  {}", told.join("; ")))
 }
 
+/// Whether there is nothing to explain.
+fn is_asked_for(miss: &MissReason) -> bool {
+    matches!(miss, MissReason::FirstBuild | MissReason::NoCache | MissReason::NoCacheFilter)
+}
+
 /// The first miss that was caused by a change.
 fn because(record: &BuildRecord) -> Option<String> {
-    let mut told =
-        record.misses().filter(|(_, miss)| !matches!(miss, MissReason::FirstBuild | MissReason::NoCache));
+    let mut told = record.misses().filter(|(_, miss)| !is_asked_for(miss));
     let (step, miss) = told.next()?;
     let reason = format!("{}: {miss}", short(&step.name));
     Some(format!("  because  {}", text::fit(&reason, MAX_REASON_COLUMNS)))
@@ -153,7 +157,7 @@ mod tests {
         built app sha256:12 in 12.3s, 29MB, 1 warning
           ran      2 of 3 steps, 1 cached, 4.1MB written
           slowest  9.8s RUN make; 1.2s COPY . /app; 0.7s FROM x
-          because  RUN make: the stored result was removed (prune)
+          because  RUN make: the stored result was removed (by prune, gc or repair) or found lost
         ");
         record.steps.truncate(2);
         record.steps[0].took_ms = 10;

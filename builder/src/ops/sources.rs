@@ -202,7 +202,7 @@ impl Archives for TarArchives<'_> {
     }
 }
 
-/// Downloads a URL, or finds that what the store has is current. Gives the digest for the key: body, name and time.
+/// Downloads a URL, or finds that what the store has is current: nobody is asked when it has the checksum that is wanted. Gives the digest for the key: body, name and time.
 pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) -> Result<Digest, OpError> {
     // A URL may hold credentials: people see it without them, the database knows its digest only.
     let shown =
@@ -211,6 +211,9 @@ pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) 
     let database = executor.store.database();
     let known =
         database.download(&key)?.filter(|d| executor.store.blob_size(&d.digest) == Some(d.size_bytes));
+    if let Some(known) = known.as_ref().filter(|known| spec.checksum == Some(known.digest)) {
+        return Ok(note_download(executor, id, known.clone()));
+    }
     let incoming = executor.store.incoming_blob()?;
     let mut writer = incoming.writer()?;
     let progress = |done_bytes, total_bytes| {
@@ -251,11 +254,16 @@ pub(super) fn http(executor: &LocalExecutor<'_>, id: VertexId, spec: &HttpSpec) 
     {
         return Err(OpError::Checksum { url: shown, expected, actual: record.digest });
     }
+    Ok(note_download(executor, id, record))
+}
+
+/// Has a download ready for whoever copies it. Gives the digest for the key.
+fn note_download(executor: &LocalExecutor<'_>, id: VertexId, record: DownloadRecord) -> Digest {
     let modified = record.last_modified.unwrap_or(0);
     let downloaded = Downloaded { digest: record.digest, file_name: record.file_name, modified };
     let digest = digest_of_download(&downloaded);
     executor.fetched.downloads.lock().unwrap_or_else(PoisonError::into_inner).insert(id, downloaded);
-    Ok(digest)
+    digest
 }
 
 /// All of a download that a copy of it shows: body, name and time.

@@ -215,19 +215,18 @@ pub(super) fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
+fn instructions(buildfile: &Buildfile) -> impl Iterator<Item = &Instruction> {
+    let stages = buildfile.stages.iter().flat_map(|stage| &stage.instructions);
+    buildfile.global_args.iter().chain(stages)
+}
+
 /// Names that some ARG of the file declares.
-fn declared<'a>(buildfile: &'a Buildfile) -> impl Iterator<Item = (&'a str, Span)> {
-    let pairs = |instruction: &'a Instruction| match &instruction.kind {
+fn declared(buildfile: &Buildfile) -> impl Iterator<Item = (&str, Span)> {
+    let pairs = instructions(buildfile).flat_map(|instruction| match &instruction.kind {
         Kind::Arg(pairs) => pairs.as_slice(),
         _ => &[],
-    };
-    let stages = buildfile.stages.iter().flat_map(|stage| &stage.instructions);
-    buildfile
-        .global_args
-        .iter()
-        .chain(stages)
-        .flat_map(pairs)
-        .map(|pair| (pair.name.value.as_str(), pair.span))
+    });
+    pairs.map(|pair| (pair.name.value.as_str(), pair.span))
 }
 
 /// `--build-arg` names that nothing consumes, with a warning for each. `trigger_args` are those that ONBUILD triggers
@@ -260,6 +259,46 @@ pub(super) fn unused(
         })
         .collect();
     (names, warnings)
+}
+
+/// Names that ARG declares and no ENV sets: what has one of them as its name is a build argument to whoever reads the
+/// file.
+pub fn arguments(buildfile: &Buildfile) -> BTreeSet<String> {
+    let set: BTreeSet<&str> = instructions(buildfile)
+        .flat_map(|instruction| match &instruction.kind {
+            Kind::Env(pairs) => &pairs[..],
+            _ => &[],
+        })
+        .map(|pair| pair.key.value.as_str())
+        .collect();
+    declared(buildfile).map(|(name, _)| name).filter(|name| !set.contains(name)).map(str::to_owned).collect()
+}
+
+/// A warning for each `--no-cache-filter` that names no stage.
+pub(super) fn unknown_filters(buildfile: &Buildfile, options: &PlanOptions) -> Vec<Diagnostic> {
+    let names: Vec<String> = buildfile
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(index, stage)| {
+            stage.from.name.as_ref().map_or_else(|| format!("stage-{index}"), |name| name.value.clone())
+        })
+        .collect();
+    let start = buildfile.stages.first().map(|stage| stage.from.span).unwrap_or_default();
+    let unknown = options
+        .no_cache_stages
+        .iter()
+        .filter(|filter| !names.iter().any(|name| name.eq_ignore_ascii_case(filter)));
+    unknown
+        .map(|filter| {
+            let hint = match suggest::closest(filter, names.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the stages are {}", names.join(", ")),
+            };
+            let message = format!("--no-cache-filter: no stage is named `{filter}`");
+            Diagnostic::warning("UnknownStage", start, message).with_hint(hint)
+        })
+        .collect()
 }
 
 fn is_automatic(name: &str) -> bool {

@@ -30,6 +30,7 @@ use kiln_grammar::{ast, parse_trigger};
 use crate::image::platform::Platform;
 
 use args::GlobalScope;
+pub use args::arguments;
 use build::GraphBuilder;
 use graph::{ImageRequest, ImageResolver, Plan, PlanOptions, PlannedImage, ResolvedImage};
 use lower::{Session, StageState};
@@ -99,6 +100,7 @@ pub fn plan(
     }
     let (unused_build_args, warnings) = args::unused(buildfile, options, &planner.trigger_args);
     planner.warnings.extend(warnings);
+    planner.warnings.extend(args::unknown_filters(buildfile, options));
     Ok(Plan {
         graph: planner.graph.finish(),
         images,

@@ -395,6 +395,10 @@ mod stages {
             ignored(&PlanOptions { no_cache_stages: vec!["B".into()], ..amd64() }),
             [false, false, true]
         );
+        let plan = planned(text, &PlanOptions { no_cache_stages: vec!["A".into(), "bb".into()], ..amd64() });
+        let told: Vec<_> =
+            plan.diagnostics.iter().map(|d| (d.message.as_str(), d.hint.as_deref().unwrap_or(""))).collect();
+        assert_eq!(told, [("--no-cache-filter: no stage is named `bb`", "did you mean `b`?")]);
     }
 }
 
@@ -733,7 +737,7 @@ mod copy {
         let links: Vec<_> = copies(&plan).iter().map(|spec| spec.link).collect();
         assert_eq!(links, [true, false, false]);
         let merge = plan.graph.vertices.iter().find(|v| v.op == Op::Merge).unwrap();
-        assert_eq!(merge.name, "[2/4] LINK COPY --link --chown=1:2 a /a");
+        assert_eq!(merge.name, "[2/4] COPY --link --chown=1:2 a /a");
         assert!(matches!(plan.graph.vertex(merge.inputs[0]).op, Op::Image(_)));
         assert_eq!(plan.images[0].history[0].vertex, Some(VertexId(4)));
         // Nothing to merge with.

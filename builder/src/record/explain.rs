@@ -1,17 +1,20 @@
 //! Why steps ran: a comparison with the closest earlier record of the same step. Pure.
 //!
-//! Which earlier step is "the same": of the records of the same project, the newest one first,
+//! Which earlier step is "the same": of the records of the same project, and no others,
 //!
 //! 1. a step of the same stage with an equal spec (what it reads must differ then),
 //! 2. else one of the same stage, kind and text,
 //! 3. else the one in the same place of the same stage, unless that one is another step of this build.
 //!
-//! Only a step that had a result is compared with. The first thing that differs is told, in this order: what the user
+//! Of several, the one from which the fewest things differ; of these, the newest. Only a step that had a result is
+//! compared with. The first thing that differs is told, in this order: what the user
 //! asked for (`--no-cache`, `--cache-ttl`), the step itself, what it reads from outside, its inputs in their order.
 //!
 //! Invariants: records are input: a spec that cannot be read is a spec that differs.
 
-use crate::base::digest::Digest;
+use std::collections::BTreeSet;
+
+use crate::base::digest::{CacheKey, Digest};
 use crate::plan::graph::Op;
 
 use super::listing::ReadListings;
@@ -60,6 +63,7 @@ impl<'a> Comparison<'a> {
     fn reason(&self, step: &StepRecord, depth: usize) -> MissReason {
         match step.refused {
             Some(Refused::NoCache) => return MissReason::NoCache,
+            Some(Refused::NoCacheFilter) => return MissReason::NoCacheFilter,
             Some(Refused::Expired(age_seconds)) => return MissReason::Expired { age_seconds },
             None => {}
         }
@@ -88,7 +92,7 @@ impl<'a> Comparison<'a> {
         if step.spec != was.spec {
             return Some(match (read(step), read(was)) {
                 (Some(is), Some(was)) => spec::difference(&was, &is, |name| {
-                    [about.0, about.1].iter().any(|about| about.build_args.iter().any(|arg| arg == name))
+                    [about.0, about.1].iter().any(|about| about.has_argument(name))
                 }),
                 _ => MissReason::Other,
             });
@@ -133,11 +137,13 @@ impl<'a> Comparison<'a> {
         let (Some(is), Some(was)) = (self.record.step(*is), earlier.build.step(*was)) else {
             return MissReason::Other;
         };
-        if let (Some(image), before) = (&is.image, &was.image)
+        if let (Some(image), Some(before)) = (&is.image, &was.image)
             && is.spec != was.spec
         {
-            let before = before.as_ref().map(|(_, digest)| *digest);
-            return MissReason::BaseImage { name: image.0.clone(), was: before, is: Some(image.1) };
+            return MissReason::BaseImage { name: image.0.clone(), was: Some(before.1), is: Some(image.1) };
+        }
+        if self.replaces(is, was) {
+            return MissReason::InputReplaced { step: described(is), was: described(was) };
         }
         // Files of another stage that COPY --from selects are known by name.
         if let (Some(Op::Copy(_)), Some(now), Some(before)) =
@@ -162,6 +168,18 @@ impl<'a> Comparison<'a> {
         MissReason::InputReplaced { step: is.name.clone(), was: was.name.clone() }
     }
 
+    /// Whether an input is another one than before, and not the same one changed.
+    fn replaces(&self, is: &StepRecord, was: &StepRecord) -> bool {
+        let known = |step: &StepRecord| step.counted || is_beginning(step);
+        if !known(is) || !known(was) || is.spec == was.spec {
+            return false;
+        }
+        is_beginning(is) || is_beginning(was) || kind(is) != kind(was) || {
+            let same = |step: &StepRecord| step.stage == was.stage && step.spec == was.spec;
+            self.record.steps.iter().any(same)
+        }
+    }
+
     /// What an earlier step read of its inputs; a build that found the step stored did not look.
     fn contents_of(&self, step: &'a StepRecord) -> &'a [Digest] {
         if !step.contents.is_empty() {
@@ -172,45 +190,88 @@ impl<'a> Comparison<'a> {
         same.next().map_or(&[], |other| &other.contents)
     }
 
-    /// Whether a step that ran gave what it gave before, so that what reads it stayed cached.
+    /// Whether a step that ran gave what it gave before, so that everything below it stayed cached.
     fn cuts(&self, step: &StepRecord) -> bool {
-        let mut readers =
-            self.record.steps.iter().filter(|other| other.inputs.contains(&step.number)).peekable();
-        step.outcome == StepOutcome::Ran
-            && readers.peek().is_some()
-            && readers.all(|reader| reader.by_content)
+        let mut readers = self.readers(step.number).peekable();
+        if step.outcome != StepOutcome::Ran
+            || readers.peek().is_none()
+            || !readers.all(|reader| reader.by_content)
+        {
+            return false;
+        }
+        let mut below = BTreeSet::new();
+        let mut pending = vec![step.number];
+        while let Some(number) = pending.pop() {
+            let new = self.readers(number).filter(|reader| below.insert(reader.number));
+            pending.extend(new.map(|reader| reader.number));
+        }
+        let stored = |step: &StepRecord| matches!(step.outcome, StepOutcome::Cached | StepOutcome::Covered);
+        self.record.steps.iter().filter(|step| step.counted && below.contains(&step.number)).all(stored)
+    }
+
+    fn readers(&self, number: u32) -> impl Iterator<Item = &StepRecord> {
+        self.record.steps.iter().filter(move |other| other.inputs.contains(&number))
     }
 
     /// The closest earlier step that satisfies `wanted`.
     fn closest(&self, step: &StepRecord, wanted: impl Fn(&StepRecord) -> bool) -> Option<Earlier<'a>> {
         let about = &self.record.head.about;
-        let same = |build: &&&BuildRecord| about.is_same_project(&build.head.about);
-        let mut builds: Vec<&BuildRecord> = self.earlier.iter().filter(|build| same(&build)).collect();
-        if builds.is_empty() {
-            // A checkout elsewhere: only the steps can tell whether it is the same.
-            builds = self.earlier.iter().collect();
-        }
-        let find = |matches: &dyn Fn(&BuildRecord, &StepRecord) -> bool| {
-            builds.iter().find_map(|build| {
-                let mut steps = build.steps.iter().filter(|other| wanted(other) && other.stage == step.stage);
-                let step = steps.find(|other| matches(build, other))?;
-                Some(Earlier { build, step })
+        let builds = || self.earlier.iter().filter(|build| about.is_same_project(&build.head.about));
+        let steps = || {
+            builds().flat_map(|build| {
+                let steps = build.steps.iter().filter(|other| wanted(other) && other.stage == step.stage);
+                steps.map(move |step| Earlier { build, step })
             })
         };
-        find(&|_, other| other.spec == step.spec && other.inputs.len() == step.inputs.len())
-            .or_else(|| find(&|_, other| kind(other) == kind(step) && text(other) == text(step)))
+        // Of equal ones the first is taken, which is the newest.
+        let fewest = |matches: &dyn Fn(&StepRecord) -> bool| {
+            steps().filter(|other| matches(other.step)).min_by_key(|other| self.differences(step, *other))
+        };
+        fewest(&|other| other.spec == step.spec && other.inputs.len() == step.inputs.len())
+            .or_else(|| fewest(&|other| kind(other) == kind(step) && text(other) == text(step)))
             .or_else(|| {
                 let place = place(self.record, step);
-                find(&|build, other| {
-                    kind(other) == kind(step)
-                        && place == self::place(build, other)
-                        && !self
-                            .record
-                            .steps
-                            .iter()
-                            .any(|own| own.stage == other.stage && own.spec == other.spec)
+                let is_own = |other: &StepRecord| {
+                    self.record.steps.iter().any(|own| own.stage == other.stage && own.spec == other.spec)
+                };
+                steps().find(|other| {
+                    kind(other.step) == kind(step)
+                        && place == self::place(other.build, other.step)
+                        && !is_own(other.step)
                 })
             })
+    }
+
+    /// How many things differ.
+    fn differences(&self, step: &StepRecord, earlier: Earlier<'_>) -> usize {
+        let was = earlier.step;
+        if was.key == step.key {
+            return 0;
+        }
+        let keys = |build: &BuildRecord, inputs: &[u32]| -> Vec<Option<CacheKey>> {
+            inputs.iter().map(|input| build.step(*input).and_then(|input| input.key)).collect()
+        };
+        let (now, before) = (keys(self.record, &step.inputs), keys(earlier.build, &was.inputs));
+        let inputs = now.iter().zip(&before).filter(|(is, was)| is != was).count();
+        1 + spec::distance(&was.spec, &step.spec)
+            + usize::from(was.platform != step.platform)
+            + usize::from(was.outside != step.outside)
+            + inputs
+            + now.len().abs_diff(before.len())
+    }
+}
+
+/// Whether it is what stages begin with: an image, or nothing.
+fn is_beginning(step: &StepRecord) -> bool {
+    step.image.is_some() || kind(step) == Some("scratch")
+}
+
+/// A step as another one that stands on it names it.
+fn described(step: &StepRecord) -> String {
+    match &step.image {
+        Some((name, _)) => format!("the base image {name}"),
+        None if is_beginning(step) => "an empty file system".to_owned(),
+        None => step.name.clone(),
     }
 }
 

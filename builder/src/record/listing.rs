@@ -1,8 +1,7 @@
 //! Listings: which files a step read, so that a later build can name the one that changed.
 //!
 //! A listing has the digest of the selection as its name, so an unchanged context writes nothing. Its text is one
-//! record for each file, ended by NUL: kind, mode in octal, owner, the beginning of the content's digest, a tab, the
-//! path. The file is that text, compressed with zstd.
+//! record for each file, ended by NUL: kind, mode in octal, owner, parts of the content's digest, a tab, the path. The file is that text, compressed with zstd.
 //!
 //! Invariants:
 //! - a listing is a help for people: when it is missing or damaged, the reason is told without the file's name;
@@ -20,8 +19,9 @@ use crate::base::digest::Digest;
 const MAX_POOL_BYTES: u64 = 64 << 20;
 /// Largest listing that is read, uncompressed.
 const MAX_TEXT_BYTES: u64 = 1 << 30;
-/// Hexadecimal digits of a file's digest that are kept.
-const DIGEST_DIGITS: usize = 24;
+/// Hexadecimal digits of a file's digest that are kept: of the half that depends on its bytes alone, and of the other.
+const CONTENT_DIGITS: usize = 24;
+const OTHER_DIGITS: usize = 8;
 /// A listing that was used since then needs no new time.
 const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 
@@ -34,8 +34,24 @@ pub struct ListedFile {
     pub mode: u32,
     /// Owner and group as they count.
     pub owner: (u32, u32),
-    /// The beginning of the digest of content, link target or attributes.
+    /// Parts of the digest of content and attributes, of a link's target, or of a directory's attributes.
     pub content: String,
+}
+
+impl ListedFile {
+    /// Whether files whose `content` differs differ in their extended attributes alone.
+    pub fn has_bytes_of(&self, other: &Self) -> bool {
+        let bytes = |file: &Self| file.content.get(..CONTENT_DIGITS).map(str::to_owned);
+        match self.kind {
+            'd' => true,
+            'f' => {
+                bytes(self).is_some()
+                    && bytes(self) == bytes(other)
+                    && self.content.len() == other.content.len()
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Files by path.
@@ -122,11 +138,11 @@ impl ReadListings for Listings {
     }
 }
 
-/// The beginning of a digest, as listings keep it.
+/// A digest as listings keep it.
 pub fn short(digest: &Digest) -> String {
-    let mut hex = digest.hex();
-    hex.truncate(DIGEST_DIGITS);
-    hex
+    let hex = digest.hex();
+    let (content, other) = hex.split_at(hex.len() / 2);
+    content.chars().take(CONTENT_DIGITS).chain(other.chars().take(OTHER_DIGITS)).collect()
 }
 
 fn encode(listing: &Listing) -> Vec<u8> {

@@ -20,8 +20,10 @@ pub enum MissReason {
     FirstBuild,
     /// Earlier records have it, and it never succeeded there.
     NeverSucceeded,
-    /// `--no-cache` or `--no-cache-filter`.
+    /// `--no-cache`.
     NoCache,
+    /// `--no-cache-filter`.
+    NoCacheFilter,
     /// `--cache-ttl`.
     Expired {
         age_seconds: u64,
@@ -168,6 +170,11 @@ pub enum MissReason {
         is: String,
         more: usize,
     },
+    /// Its extended attributes, and nothing else of it.
+    FileAttributes {
+        path: String,
+        more: usize,
+    },
     /// Something selected differs and the earlier listing is gone.
     Files,
     /// The order or the names under which files are selected differ, not the files.
@@ -181,6 +188,10 @@ pub enum MissReason {
         step: String,
         was: String,
     },
+    /// Nothing but an order, for instance of environment variables.
+    Order {
+        of: String,
+    },
     /// The spec differs in a way that this version has no word for.
     Other,
 }
@@ -191,10 +202,13 @@ impl fmt::Display for MissReason {
             Self::FirstBuild => f.write_str("first build of this step"),
             Self::NeverSucceeded => f.write_str("it has not succeeded before"),
             Self::NoCache => f.write_str("--no-cache"),
+            Self::NoCacheFilter => f.write_str("--no-cache-filter"),
             Self::Expired { age_seconds } => {
                 write!(f, "the stored result is {} old, --cache-ttl allows less", age(*age_seconds))
             }
-            Self::Removed => f.write_str("the stored result was removed (prune)"),
+            Self::Removed => {
+                f.write_str("the stored result was removed (by prune, gc or repair) or found lost")
+            }
             Self::Command { was, is } => changed(f, "command", was, is),
             Self::Environment { name, was, is } => variable(f, "environment", name, was, is),
             Self::BuildArg { name, was, is } => variable(f, "build argument", name, was, is),
@@ -241,10 +255,14 @@ impl fmt::Display for MissReason {
             Self::FileOwner { path, was, is, more } => {
                 write!(f, "{path} changed its owner ({was}→{is}){}", others(*more))
             }
+            Self::FileAttributes { path, more } => {
+                write!(f, "{path} changed its extended attributes{}", others(*more))
+            }
             Self::Files => f.write_str("files changed"),
             Self::Selection => f.write_str("the same files are selected under other names"),
             Self::InputRan { step } => write!(f, "an input ran again: {step}"),
-            Self::InputReplaced { step, was } => changed(f, "it stands on another step:", was, step),
+            Self::InputReplaced { step, was } => write!(f, "input was {was}, is {step}"),
+            Self::Order { of } => write!(f, "the order of the {of} changed"),
             Self::Other => f.write_str("the step itself changed"),
         }
     }

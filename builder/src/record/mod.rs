@@ -15,7 +15,8 @@
 //! - records are input: a file that is cut off or was written by another version is skipped or told, and never stops a
 //!   build;
 //! - a build never fails because its record could not be written;
-//! - no value of a secret and no proxy is in a record; the values of `--secret` are masked in logs;
+//! - no value of a secret and no proxy is in a record; the values of `--secret` are masked in all that steps say
+//!   before progress or a record sees it ([`masked`]);
 //! - what is kept is bounded ([`shelf`]), and a build that runs nothing writes one small file.
 
 mod explain;
@@ -32,6 +33,7 @@ use crate::plan::graph::Guards;
 
 pub use explain::explain;
 pub use listing::Listings;
+pub use masks::masked;
 pub use miss::MissReason;
 pub use recorder::Recorder;
 pub use shelf::{RecordError, Shelf};
@@ -55,12 +57,20 @@ pub struct About {
     pub platforms: Vec<String>,
     /// Names of `--build-arg`.
     pub build_args: Vec<String>,
+    /// Other names that ARG declares and ENV does not set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
 }
 
 impl About {
     /// Whether builds of both are builds of the same thing.
     pub fn is_same_project(&self, other: &Self) -> bool {
         self.file == other.file && self.context == other.context
+    }
+
+    /// Whether a variable is known to be a build argument.
+    pub fn has_argument(&self, name: &str) -> bool {
+        self.build_args.iter().chain(&self.arguments).any(|argument| argument == name)
     }
 }
 
@@ -109,8 +119,10 @@ impl StepOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refused {
-    /// `--no-cache` or `--no-cache-filter`.
+    /// `--no-cache`.
     NoCache,
+    /// `--no-cache-filter`.
+    NoCacheFilter,
     /// It ran that many seconds before the build, longer ago than `--cache-ttl` allows.
     Expired(u64),
 }

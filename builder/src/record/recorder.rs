@@ -5,18 +5,17 @@
 //! - whatever cannot be written is told once, as a warning at the end, and the build goes on;
 //! - a killed build leaves a record that says so (`unfinished`) and the logs up to then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::digest::{CacheKey, Digest};
-use crate::base::events::{Event, EventSink, Outcome, Stream};
+use crate::base::events::{Event, EventSink, Outcome};
 use crate::plan::graph::{Graph, Op, VertexId};
 use crate::plan::public_spec;
 
-use super::masks::{Held, Masks};
 use super::shelf::{Entry, Shelf, pack};
 use super::{
     About, BuildRecord, BuildResult, Head, Refused, StepOutcome, StepRecord, Totals, VERSION, explain,
@@ -65,6 +64,8 @@ pub struct Ending<'a> {
     pub exit_codes: BTreeMap<u32, i32>,
     /// Digest of the image's manifest or index.
     pub image: Option<Digest>,
+    /// Names of build arguments that the file declares.
+    pub arguments: BTreeSet<String>,
 }
 
 /// Records one build. Clones share it.
@@ -76,7 +77,6 @@ struct Inner {
     entry: Entry,
     head: Head,
     began: Instant,
-    masks: Masks,
     steps: BTreeMap<u32, Live>,
     /// There is a directory, with an unfinished record.
     begun: bool,
@@ -93,21 +93,16 @@ struct Live {
     started_ms: Option<u64>,
     took: Duration,
     outcome: Option<Outcome>,
-    log: Option<Log>,
+    log: Option<File>,
     log_bytes: u64,
 }
 
-struct Log {
-    file: File,
-    held: [Held; 2],
-}
-
 impl Recorder {
-    /// Begins a record on `shelf`. The values of `secrets` are masked in logs.
+    /// Begins a record on `shelf`. Events must come without values of secrets ([`super::masked`]).
     ///
     /// # Errors
     /// When the machine has no random numbers.
-    pub fn new(shelf: Shelf, about: About, secrets: Vec<Vec<u8>>) -> io::Result<Self> {
+    pub fn new(shelf: Shelf, about: About) -> io::Result<Self> {
         let began = SystemTime::now();
         let entry = Entry::new(began)?;
         let head = Head {
@@ -123,7 +118,6 @@ impl Recorder {
             entry,
             head,
             began: Instant::now(),
-            masks: Masks::new(secrets),
             steps: BTreeMap::new(),
             begun: false,
             below: None,
@@ -181,7 +175,7 @@ impl Inner {
                 self.step(*step).started_ms = Some(now);
                 self.begin();
             }
-            Event::Log { step, stream, data, .. } => self.log(*step, *stream, data),
+            Event::Log { step, data, .. } => self.log(*step, data),
             Event::Finished { step, outcome, took } => {
                 let live = self.step(*step);
                 live.outcome = Some(outcome.clone());
@@ -214,9 +208,9 @@ impl Inner {
         self.keep(written);
     }
 
-    fn log(&mut self, step: u32, stream: Stream, data: &[u8]) {
+    fn log(&mut self, step: u32, data: &[u8]) {
         let path = self.shelf.log_path(&self.entry, step);
-        let Self { steps, masks, trouble, .. } = self;
+        let Self { steps, trouble, .. } = self;
         let live = steps.entry(step).or_default();
         if live.log.is_none() {
             // The first error is told; a full disk would give one for every line.
@@ -224,16 +218,15 @@ impl Inner {
                 return;
             }
             match File::create(path) {
-                Ok(file) => live.log = Some(Log { file, held: Default::default() }),
+                Ok(file) => live.log = Some(file),
                 Err(error) => {
                     trouble.get_or_insert(error);
                 }
             }
         }
         let Some(log) = &mut live.log else { return };
-        let bytes = masks.push(log.held(stream), data);
-        match log.file.write_all(&bytes) {
-            Ok(()) => live.log_bytes += bytes.len() as u64,
+        match log.write_all(data) {
+            Ok(()) => live.log_bytes += data.len() as u64,
             Err(error) => {
                 trouble.get_or_insert(error);
                 live.log = None;
@@ -243,18 +236,10 @@ impl Inner {
 
     fn close_log(&mut self, step: u32) {
         let path = self.shelf.log_path(&self.entry, step);
-        let Self { steps, masks, .. } = self;
-        let Some(live) = steps.get_mut(&step) else { return };
-        let Some(mut log) = live.log.take() else { return };
-        let mut written = Ok(());
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let rest = masks.finish(log.held(stream));
-            live.log_bytes += rest.len() as u64;
-            written = written.and_then(|()| log.file.write_all(&rest));
+        let Some(live) = self.steps.get_mut(&step) else { return };
+        if live.log.take().is_some() && live.log_bytes > PACK_FROM_BYTES {
+            self.keep(pack(&path));
         }
-        let long = live.log_bytes > PACK_FROM_BYTES;
-        drop(log);
-        self.keep(written.and_then(|()| if long { pack(&path) } else { Ok(()) }));
     }
 
     fn finish(&mut self, ending: &Ending<'_>) -> BuildRecord {
@@ -267,6 +252,9 @@ impl Inner {
         record.head.result = ending.result;
         record.head.error.clone_from(&ending.error);
         record.head.image = ending.image;
+        let about = &mut record.head.about;
+        let others = ending.arguments.iter().filter(|name| !about.build_args.contains(name));
+        about.arguments = others.cloned().collect();
         record.head.totals = totals(&record.steps);
         if record.head.totals.ran + record.head.totals.failed > 0 {
             let earlier = self.earlier();
@@ -289,7 +277,15 @@ impl Inner {
             let id = VertexId(u32::try_from(at).unwrap_or(u32::MAX));
             let Some(noted) = ending.noted.get(&id) else { continue };
             let number = id.0 + 1;
-            let live = self.steps.get(&number);
+            let mut live = self
+                .steps
+                .get(&number)
+                .map(|live| live.to_record(number))
+                .unwrap_or(StepRecord { number, ..StepRecord::default() });
+            // A part of another step, whose events tell of both.
+            if live.outcome == StepOutcome::NotReached && noted.result.is_some() {
+                live.outcome = if noted.by_content { StepOutcome::Cached } else { StepOutcome::Ran };
+            }
             let image = match &vertex.op {
                 Op::Image(spec) => spec.image.as_ref().map(|image| (image.name.clone(), image.digest)),
                 _ => None,
@@ -313,8 +309,6 @@ impl Inner {
                 refused: noted.refused,
                 exit_code: ending.exit_codes.get(&number).copied(),
                 ..live
-                    .map(|live| live.to_record(number))
-                    .unwrap_or(StepRecord { number, ..StepRecord::default() })
             });
         }
         mark_covered(&mut steps);
@@ -323,16 +317,6 @@ impl Inner {
         steps.extend(others.map(|(number, live)| live.to_record(*number)));
         steps.sort_by_key(|step| step.number);
         steps
-    }
-}
-
-impl Log {
-    fn held(&mut self, stream: Stream) -> &mut Held {
-        let [stdout, stderr] = &mut self.held;
-        match stream {
-            Stream::Stdout => stdout,
-            Stream::Stderr => stderr,
-        }
     }
 }
 

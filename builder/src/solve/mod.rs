@@ -82,7 +82,7 @@ pub struct Solved {
     pub results: BTreeMap<VertexId, VertexResult>,
     /// Steps that ran.
     pub executed: usize,
-    /// Steps taken from the store.
+    /// Steps taken from the store, or that nobody had to look at since what reads them was.
     pub cached: usize,
     /// Keys of every vertex that the results depend on.
     pub keys: BTreeMap<VertexId, VertexKeys>,
@@ -137,7 +137,6 @@ pub fn solve<E: Executor>(
             Some(key) if key.reusable => {
                 match executor.lookup(&key.definition).map_err(|error| early(id, error, options))? {
                     Some(result) => {
-                        state.solved.cached += usize::from(is_step(vertex));
                         options.ledger.note(id, |account| {
                             account.look = Look::Definition;
                             account.result = Some(result.state.identity);
@@ -157,7 +156,7 @@ pub fn solve<E: Executor>(
         state.slots.insert(id, slot);
     }
     for (id, slot) in &state.slots {
-        if matches!(slot, Slot::Waiting) {
+        if matches!(slot, Slot::Waiting) && is_told(graph.vertex(*id)) {
             announce(graph.vertex(*id), *id, options);
         }
     }
@@ -176,6 +175,8 @@ pub fn solve<E: Executor>(
         return Err(failure);
     }
     let mut solved = state.solved;
+    let counted = solved.keys.keys().filter(|id| is_counted(graph.vertex(**id))).count();
+    solved.cached = counted.saturating_sub(solved.executed);
     for (id, slot) in state.slots {
         if let Slot::Done(result) = slot {
             solved.results.insert(id, result);
@@ -231,9 +232,20 @@ fn early<E>(vertex: VertexId, error: E, options: &Options) -> Failure<E> {
     Failure { vertex, error, interrupted, inputs: Vec::new(), others: Vec::new() }
 }
 
-/// Vertices that a person counts as steps.
+/// Vertices that do something, which is worth remembering.
 pub fn is_step(vertex: &Vertex) -> bool {
     matches!(vertex.op, Op::Run(_) | Op::Copy(_) | Op::Mkdir(_) | Op::Merge)
+}
+
+/// Vertices that a person counts as steps: the merge of `COPY --link` is a part of that one.
+pub fn is_counted(vertex: &Vertex) -> bool {
+    is_step(vertex) && vertex.op != Op::Merge
+}
+
+/// Whether what happens to a vertex is told. A merge costs nothing; it has the name of its copy, which is told of,
+/// unless the merge is found stored and nobody looks at the copy.
+fn is_told(vertex: &Vertex) -> bool {
+    vertex.op != Op::Merge
 }
 
 fn announce(vertex: &Vertex, id: VertexId, options: &Options) {

@@ -16,7 +16,7 @@ use crate::store::records::StepResult;
 
 use super::keys::content_key;
 use super::ledger::Look;
-use super::{Failure, Job, Shared, Slot, State, early, finish, is_step, step_number};
+use super::{Failure, Job, Shared, Slot, State, early, finish, is_counted, is_step, is_told, step_number};
 
 /// How soon a step that runs elsewhere is looked at again.
 const RETRY: Duration = Duration::from_millis(25);
@@ -63,10 +63,7 @@ pub(super) fn work<E: Executor>(job: &Job<'_, E>) {
         state.running -= 1;
         match done {
             Ok(Step::Done { result, cached }) => {
-                if is_step(job.graph.vertex(id)) {
-                    state.solved.cached += usize::from(cached);
-                    state.solved.executed += usize::from(!cached);
-                }
+                state.solved.executed += usize::from(!cached && is_counted(job.graph.vertex(id)));
                 state.slots.insert(id, Slot::Done(result));
             }
             Ok(Step::Aside(aside)) => {
@@ -280,7 +277,9 @@ fn stored<E: Executor>(
         job.executor.save(&[keys.definition], &result, &vertex.name, 0)?;
     }
     note_result(job, id, look, &result);
-    finish(id, Outcome::Cached, Duration::ZERO, job.options);
+    if is_told(vertex) {
+        finish(id, Outcome::Cached, Duration::ZERO, job.options);
+    }
     Ok(Some(Step::Done { result: VertexResult::Fs(result), cached: true }))
 }
 
@@ -306,7 +305,14 @@ fn run<E: Executor>(
             account.look = Look::Missing;
         }
     });
-    options.events.send(Event::Started { step: step_number(id) });
+    let finish = |outcome, took| {
+        if is_told(vertex) {
+            finish(id, outcome, took, options);
+        }
+    };
+    if is_told(vertex) {
+        options.events.send(Event::Started { step: step_number(id) });
+    }
     let started = Instant::now();
     let outcome = job.executor.execute(job.graph, id, inputs);
     let took = started.elapsed();
@@ -315,12 +321,12 @@ fn run<E: Executor>(
             if let VertexResult::Fs(step) = &result {
                 let saved = job.executor.save(&save, step, &vertex.name, took.as_millis() as u64);
                 if let Err(error) = saved {
-                    finish(id, Outcome::Failed(error.to_string()), took, options);
+                    finish(Outcome::Failed(error.to_string()), took);
                     return Err(error);
                 }
                 options.ledger.note(id, |account| account.result = Some(step.state.identity));
             }
-            finish(id, Outcome::Done, took, options);
+            finish(Outcome::Done, took);
             Ok(Step::Done { result, cached: false })
         }
         Err(error) => {
@@ -329,7 +335,7 @@ fn run<E: Executor>(
             } else {
                 Outcome::Failed(error.to_string())
             };
-            finish(id, outcome, took, options);
+            finish(outcome, took);
             Err(error)
         }
     }

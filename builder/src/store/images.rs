@@ -15,8 +15,8 @@ use crate::base::digest::Digest;
 pub enum ImageRemoval {
     /// It is gone, with the documents that nothing else needs.
     Removed(Collected),
-    /// A running process uses the image.
-    InUse,
+    /// Running processes use the image; their ids, as far as they are known.
+    InUse(Vec<u32>),
     /// These images have it among their platforms.
     PartOf(Vec<String>),
     /// There was none.
@@ -42,8 +42,9 @@ impl Store {
         // Under another name too, nothing is lost with this one.
         let is_last = images.iter().filter(|other| other.digest == image.digest).count() == 1;
         if in_use == InUse::Keep && is_last {
-            if self.lessees()?.has(Thing::Blob(&image.digest))? {
-                return Ok(ImageRemoval::InUse);
+            let (lessees, manifest) = (self.lessees()?, Thing::Blob(&image.digest));
+            if lessees.has(manifest)? {
+                return Ok(ImageRemoval::InUse(lessees.users(manifest)));
             }
             let others = images.iter().filter(|other| other.digest != image.digest);
             let holders: Vec<String> = others
@@ -133,7 +134,7 @@ mod tests {
         let user = Store::open(store.root()).unwrap();
         assert!(user.blob_size(&manifest).is_some());
         assert!(matches!(store.remove_image("b", InUse::Keep).unwrap(), ImageRemoval::Removed(_)));
-        assert!(matches!(store.remove_image("a", InUse::Keep).unwrap(), ImageRemoval::InUse));
+        assert!(matches!(store.remove_image("a", InUse::Keep).unwrap(), ImageRemoval::InUse(_)));
         store.remove_image("a", InUse::Force).unwrap();
         assert!(store.stat_blob(&manifest).is_some(), "its data stays until nobody uses it");
     }

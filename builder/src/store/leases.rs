@@ -182,6 +182,11 @@ impl Lessees {
             .map_err(StoreError::io("look at a lock of", &self.path))
     }
 
+    /// Which other processes use the thing, as far as that can be found out.
+    pub(super) fn users(&self, thing: Thing<'_>) -> Vec<u32> {
+        range_lock::holders(&self.file, thing.offset()).unwrap_or_default()
+    }
+
     /// Takes the thing until this value is dropped; false when somebody uses it.
     pub(super) fn exclude(&self, thing: Thing<'_>) -> Result<bool, StoreError> {
         range_lock::try_exclude(&self.file, thing.offset()).map_err(StoreError::io("lock", &self.path))

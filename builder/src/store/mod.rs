@@ -60,7 +60,7 @@ pub use mounts::{InUse, Removal};
 pub use prune::{Limits, Policy, Scope};
 pub use reset::{ResetError, reset};
 pub use throwaway::Throwaway;
-pub use usage::{ImageUsage, Item, Kind, Usage};
+pub use usage::{ImageUsage, Item, Kind, Own, Usage};
 
 use crate::base::digest::{DiffId, Digest};
 pub use crate::sys::remove::remove_tree;

@@ -8,7 +8,7 @@
 //! | everything else | removed | removed |
 //!
 //! The limits then say how much of that: with none of them all of it, else the least recently used, until what is kept
-//! (images left out) fits.
+//! (images left out) fits. What would leave less than is reserved is passed over.
 //!
 //! Invariants:
 //! - the layer that a snapshot was unpacked from goes only together with the snapshot: without it an image that
@@ -98,8 +98,9 @@ pub(super) fn plan(usage: &Usage, policy: &Policy, free_bytes: u64, now: i64) ->
         (item.last_used, item.kind, std::cmp::Reverse(stack.height(&item.id)), *index)
     };
     order.sort_by_key(rank);
-    let mut picked = Picked { usage, stack: &stack, chosen: BTreeSet::new(), bytes: 0 };
     let cache_bytes = usage.cache_bytes();
+    let most = cache_bytes.saturating_sub(policy.limits.reserved_bytes.unwrap_or(0));
+    let mut picked = Picked { usage, stack: &stack, chosen: BTreeSet::new(), bytes: 0, most };
     let keep = policy.limits.keep_bytes(cache_bytes, free_bytes);
     // Blobs that a snapshot needs have to wait for it.
     let mut waiting: Vec<usize> = Vec::new();
@@ -161,6 +162,8 @@ struct Picked<'a> {
     stack: &'a Stack<'a>,
     chosen: BTreeSet<usize>,
     bytes: u64,
+    /// The bytes that may go: what is reserved stays.
+    most: u64,
 }
 
 impl Picked<'_> {
@@ -173,17 +176,25 @@ impl Picked<'_> {
         item.needed_by.iter().any(|id| !self.is_chosen(id))
     }
 
+    /// Chooses an item and what is useless without it, unless that would be more than may go.
     fn choose(&mut self, index: usize) {
-        let mut pending = vec![index];
+        let (mut pending, mut new, before) = (vec![index], Vec::new(), self.bytes);
         while let Some(index) = pending.pop() {
             let item = &self.usage.items[index];
             if item.in_use || !self.chosen.insert(index) {
                 continue;
             }
+            new.push(index);
             self.bytes += item.size_bytes;
             if item.kind == Kind::Snapshot {
                 pending.extend(self.useless_without(&SnapshotId(item.id.clone())));
             }
+        }
+        if self.bytes > self.most {
+            new.iter().for_each(|index| {
+                self.chosen.remove(index);
+            });
+            self.bytes = before;
         }
     }
 
@@ -278,13 +289,32 @@ mod tests {
         let usage = usage(items, &[]);
         assert_eq!(planned(&usage, &limits(Some(30), None, None)), ["1", "2"]);
         assert_eq!(planned(&usage, &limits(Some(25), None, None)), ["1", "2", "3"]);
-        assert_eq!(planned(&usage, &limits(None, None, Some(45))), ["1"], "keep-storage alone is a maximum");
+        assert_eq!(planned(&usage, &limits(None, None, Some(40))), ["1"], "nothing else is asked for");
+        assert_eq!(planned(&usage, &limits(None, None, Some(45))), Vec::<String>::new());
         assert_eq!(planned(&usage, &limits(None, Some(1015), None)), ["1", "2"]);
         assert_eq!(planned(&usage, &limits(None, Some(1015), Some(40))), ["1"]);
         assert_eq!(planned(&usage, &limits(None, Some(900), None)), Vec::<String>::new(), "enough is free");
         assert_eq!(planned(&usage, &limits(Some(0), None, Some(20))), ["1", "2", "3"]);
+        // 20 are left, and 10 with one more.
+        assert_eq!(planned(&usage, &limits(Some(0), None, Some(11))), ["1", "2", "3"]);
+        assert_eq!(planned(&usage, &limits(None, Some(1100), Some(11))), ["1", "2", "3"]);
         let aged = Policy { unused_for: Some(Duration::from_secs(998)), ..Policy::default() };
         assert_eq!(planned(&usage, &aged), ["1", "2"]);
+    }
+
+    #[test]
+    fn what_would_leave_less_than_is_reserved_is_passed_over() {
+        let sizes = [(1, 4), (2, 18), (3, 2), (4, 3)];
+        let items = sizes.map(|(n, bytes)| item(Kind::Mount, &n.to_string(), n, bytes)).to_vec();
+        assert_eq!(planned(&usage(items, &[]), &limits(Some(1), None, Some(8))), ["1", "3", "4"]);
+        let snapshots = ["root", "a"].map(|id| item(Kind::Snapshot, id, 5, 10)).to_vec();
+        let only = |reserved| Policy {
+            filters: vec!["id=root".parse().unwrap()],
+            ..limits(Some(0), None, Some(reserved))
+        };
+        let usage = usage(snapshots, &[&["root", "a"]]);
+        assert_eq!(planned(&usage, &only(1)), Vec::<String>::new(), "what stands on it goes with it");
+        assert_eq!(planned(&usage, &only(0)), ["root", "a"]);
     }
 
     #[test]

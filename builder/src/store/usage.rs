@@ -20,10 +20,14 @@ use super::leases::Lessees;
 use super::mounts::disk_usage;
 use super::records::SnapshotId;
 use super::records::collect::Rows;
-use super::{Store, StoreError, Thing};
+use super::{BALLAST, Store, StoreError, Thing};
 use crate::base::digest::{DiffId, Digest};
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::image::config::ImageConfig;
+
+/// Records of builds, below the store (`record::shelf`), and what is no record there.
+const RECORDS: &str = "records";
+const LISTINGS: &str = "listings";
 
 /// What sort of data an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,8 +115,30 @@ pub struct Usage {
     pub items: Vec<Item>,
     /// All images, by name.
     pub images: Vec<ImageUsage>,
+    /// What is no data of images or cache, and nothing for collections.
+    pub own: Own,
     /// Rows that it was made from.
     pub(super) rows: Rows,
+}
+
+/// What a store keeps for itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Number of build records.
+    pub records: usize,
+    /// On the disk, logs and listings included.
+    pub records_bytes: u64,
+    /// The database with its log.
+    pub database_bytes: u64,
+    /// Room to make room with on a full disk.
+    pub ballast_bytes: u64,
+}
+
+impl Own {
+    /// All together.
+    pub fn total_bytes(&self) -> u64 {
+        self.records_bytes + self.database_bytes + self.ballast_bytes
+    }
 }
 
 impl Usage {
@@ -122,7 +148,7 @@ impl Usage {
         items.fold((0, 0), |(count, bytes), item| (count + 1, bytes + item.size_bytes))
     }
 
-    /// Bytes of everything.
+    /// Bytes of all data; [`Own`] is beside it.
     pub fn total_bytes(&self) -> u64 {
         self.items.iter().map(|item| item.size_bytes).sum()
     }
@@ -156,10 +182,11 @@ impl Store {
         looker.blobs()?;
         looker.mounts()?;
         looker.mirrors()?;
+        let own = looker.own()?;
         let mut items = looker.items;
         items.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
         let images = images(&rows, &items, &looker.parts);
-        Ok(Usage { items, images, rows })
+        Ok(Usage { items, images, own, rows })
     }
 
     /// Everything below the manifest or index of an image, as far as it can be read.
@@ -247,6 +274,18 @@ impl Looker<'_> {
             }
         }
         Ok(found)
+    }
+
+    fn own(&self) -> Result<Own, StoreError> {
+        let bytes = |name: &str| {
+            fs::metadata(self.store.path(name)).map_or(0, |metadata| metadata.blocks().saturating_mul(512))
+        };
+        Ok(Own {
+            records: self.list(RECORDS)?.iter().filter(|(name, _)| name != LISTINGS).count(),
+            records_bytes: disk_usage(&self.store.path(RECORDS)),
+            database_bytes: ["kiln.db", "kiln.db-wal", "kiln.db-shm"].into_iter().map(bytes).sum(),
+            ballast_bytes: bytes(BALLAST),
+        })
     }
 
     /// Whether a running process made this name.

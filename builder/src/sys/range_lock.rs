@@ -5,9 +5,11 @@
 //! - two open files of one process exclude each other as those of two processes do;
 //! - a lock takes no space on the disk, so it can be had when the disk is full.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 /// What is wanted of a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,38 @@ pub fn is_held(file: &File, offset: u64) -> io::Result<bool> {
     let mut request = request(offset, Wanted::Exclusive)?;
     call(file, libc::F_OFD_GETLK, &mut request)?;
     Ok(request.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Processes, as far as this one may look into them, that have a lock on the byte at `offset`. The kernel names no owner
+/// of such locks; it tells of each open file which it holds (`/proc/PID/fdinfo`, proc_pid_fdinfo(5)).
+pub fn holders(file: &File, offset: u64) -> io::Result<Vec<u32>> {
+    let inode = file.metadata()?.ino();
+    let own = std::process::id();
+    let mut holders = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Gone meanwhile, or somebody else's.
+        let Ok(descriptors) = fs::read_dir(entry.path().join("fdinfo")) else { continue };
+        let holds = |path: PathBuf| fs::read_to_string(path).is_ok_and(|text| tells_of(&text, inode, offset));
+        if pid != own && descriptors.flatten().any(|descriptor| holds(descriptor.path())) {
+            holders.push(pid);
+        }
+    }
+    holders.sort_unstable();
+    Ok(holders)
+}
+
+/// Whether an fdinfo has a line `lock: 1: OFDLCK ADVISORY READ -1 00:2a:INODE FIRST LAST` about the byte.
+fn tells_of(fdinfo: &str, inode: u64, offset: u64) -> bool {
+    fdinfo.lines().filter_map(|line| line.strip_prefix("lock:")).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "OFDLCK", _, _, _, file, first, last] = fields[..] else { return false };
+        let of_file = file.rsplit(':').next().and_then(|text| text.parse().ok()) == Some(inode);
+        let from = first.parse::<u64>().is_ok_and(|first| first <= offset);
+        of_file && from && (last == "EOF" || last.parse::<u64>().is_ok_and(|last| offset <= last))
+    })
 }
 
 fn lock(file: &File, offset: u64, wanted: Wanted, command: libc::c_int) -> io::Result<()> {

@@ -15,7 +15,6 @@ pub mod findings;
 pub mod graph;
 pub mod print;
 pub mod progress;
-pub mod report;
 pub mod size;
 pub mod table;
 pub mod terminal;

@@ -114,6 +114,28 @@ fn a_checksum_of_a_file_that_changed_at_the_server_is_seen() {
 }
 
 #[test]
+fn nobody_is_asked_for_what_has_the_wanted_checksum() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static REQUESTS: AtomicUsize = AtomicUsize::new(0);
+    let server = Server::start(|_| match REQUESTS.fetch_add(1, Ordering::SeqCst) {
+        0 => Response::new(200, "body").header("etag", "\"1\""),
+        _ => Response::new(404, "gone"),
+    });
+    let text = |sum: &[u8], to: &str| {
+        format!("FROM scratch\nADD --checksum={} http://{}/f {to}\n", digest(sum), server.address)
+    };
+    let project = Project::new().buildfile(&text(b"body", "/a"));
+    assert_eq!(project.build(&[]).image().text("a"), "body");
+    // The same step, and another one with the same file.
+    assert_eq!(project.build(&[]).image().text("a"), "body");
+    project.write("Buildfile", text(b"body", "/b"));
+    assert_eq!(project.build(&[]).image().text("b"), "body");
+    assert_eq!(REQUESTS.load(Ordering::SeqCst), 1);
+    project.write("Buildfile", text(b"new", "/b"));
+    project.build(&[]).fails(1, &["404"]);
+}
+
+#[test]
 fn equal_bodies_of_two_names_are_two_files() {
     let server = Server::start(|_| Response::new(200, "body"));
     let text = |name: &str| format!("FROM scratch\nADD http://{}/{name} /d/\n", server.address);

@@ -120,7 +120,8 @@ fn what_runs_is_kept() {
     let mut run = project.kiln(["run", "used", "sh", "-c", &script]);
     let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kiln starts");
     assert!(wait_until(Duration::from_secs(20), || !with_argument(&sleep).is_empty()), "it did not start");
-    project.run(&["rmi", "used"]).fails(1, &["`used:latest`", "running", "--force"]);
+    let user = format!("`kiln run` (process {}) uses", child.id());
+    project.run(&["rmi", "used"]).fails(1, &["`used:latest`", "running", &user, "--force"]);
     let used = |project: &Project| {
         let facts = json(&project.run(&["du", "--json", "--filter", "inuse"]).ok().stdout);
         let items = facts["items"].as_array().expect("items").iter();
@@ -149,6 +150,19 @@ fn names_and_ids_of_images_are_removed() {
         json(&project.run(&["images", "--json"]).ok().stdout)[0]["digest"].as_str().expect("id").to_owned();
     project.run(&["rmi", &id[..19]]).fails(1, &["a:latest", "b:2", "--force"]);
     project.run(&["rmi", "c"]).fails(1, &["no image `c`", "kiln images"]);
+    // What can be removed is, whatever comes before it.
+    for name in ["x", "y"] {
+        project.run(&["tag", "b:2", name]).ok();
+    }
+    project.run(&["rmi", "x", "nosuch", "y", "nor-this"]).fails(
+        1,
+        &[
+            "removed the name x:latest",
+            "no image `nosuch`",
+            "removed the name y:latest",
+            "no image `nor-this`",
+        ],
+    );
     let removed = project.run(&["rmi", "a"]).ok();
     assert!(removed.stderr.contains("removed the name a:latest: 0B freed"), "{}", removed.stderr);
     assert!(project.run(&["run", "b:2", "cat", "/f"]).ok().stdout == "1\n");
@@ -204,4 +218,20 @@ fn reset_removes_the_store_and_only_that() {
     fs::create_dir_all(project.store().join("snapshots")).expect("directory");
     project.run(&["reset", "--force"]).fails(1, &["not a store"]);
     assert!(project.store().join("snapshots").exists());
+}
+
+#[test]
+fn du_shows_what_the_store_keeps_for_itself() {
+    let Some(project) = Project::with_base() else { return };
+    project.write("Buildfile", "FROM base\nRUN echo 1 > /f\n");
+    build_named(&project, "a");
+    let facts = json(&project.run(&["du", "--json"]).ok().stdout);
+    let own = |pointer: &str| facts["own"].pointer(pointer).and_then(Value::as_u64).expect("a number");
+    assert_eq!(own("/records/count"), 1);
+    assert!(own("/records/size") > 0 && own("/database/size") > 0);
+    let table = project.run(&["du"]).ok().stdout;
+    for row in ["build records", "database", "reserve for a full disk", "of kiln's own"] {
+        assert!(table.contains(row), "{table}");
+    }
+    assert!(!project.run(&["du", "--filter", "type=blob"]).ok().stdout.contains("build records"));
 }

@@ -175,6 +175,37 @@ fn a_secret_is_seen_by_its_step_alone() {
 }
 
 #[test]
+fn a_secret_is_masked_wherever_it_would_be_shown() {
+    let Some(project) = Project::with_base() else { return };
+    // In one write, in two, and by the command that fails, whose last lines are told again.
+    let text = "FROM base\n\
+                RUN --mount=type=secret,id=s cat /run/secrets/s\n\
+                RUN --mount=type=secret,id=s head -c 6 /run/secrets/s; sleep 0.1; tail -c +7 /run/secrets/s\n\
+                RUN --mount=type=secret,id=s cat /run/secrets/s >&2; echo ended; exit 3\n";
+    let project = project.buildfile(text);
+    std::fs::write(project.path("s"), "first-line-7c1f\nsecond-line-88aa\n").expect("secret");
+    let log = project.path("log").display().to_string();
+    for mode in ["plain", "rawjson", "quiet"] {
+        let progress = format!("--progress={mode}");
+        let built = project.build(&["--secret", "id=s,src=s", "--no-cache", "--logfile", &log, &progress]);
+        built.fails(1, &["exit code: 3"]);
+        let logged = std::fs::read_to_string(&log).expect("log file");
+        for (place, said) in
+            [("stderr", &built.ended.stderr), ("stdout", &built.ended.stdout), ("log", &logged)]
+        {
+            for part in ["7c1f", "88aa"] {
+                assert!(!said.contains(part), "--progress={mode}, {place}:\n{said}");
+            }
+        }
+        assert_eq!(logged.matches("*****").count(), 3, "{logged}");
+        if mode == "plain" {
+            // The tail of the failure as well.
+            assert_eq!(built.ended.stderr.matches("*****").count(), 4, "{}", built.ended.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_secret_from_the_environment_and_a_missing_one() {
     let Some(project) = Project::with_base() else { return };
     let project = project

@@ -103,11 +103,7 @@ impl Lowering<'_, '_> {
         if below == empty {
             return copied;
         }
-        let name = match name.split_once("] ") {
-            Some((prefix, text)) => format!("{prefix}] LINK {text}"),
-            None => format!("LINK {name}"),
-        };
-        self.add(Op::Merge, vec![below, copied], name)
+        self.add(Op::Merge, vec![below, copied], name.to_owned())
     }
 
     fn copy_words<'a>(&self, copy: &'a ast::Copy, verb: Verb) -> Result<Expanded<'a>, Diagnostic> {

@@ -53,6 +53,9 @@ fn reason(path: &str, was: Option<&ListedFile>, is: Option<&ListedFile>, more: u
         (Some(was), Some(is)) if was.kind != is.kind => {
             MissReason::FileKind { path, was: kind(was.kind), is: kind(is.kind), more }
         }
+        (Some(was), Some(is)) if was.content != is.content && was.has_bytes_of(is) => {
+            MissReason::FileAttributes { path, more }
+        }
         (Some(was), Some(is)) if was.content != is.content => {
             MissReason::FileChanged { path, was: shown(&was.content), is: shown(&is.content), more }
         }

@@ -2,9 +2,10 @@
 //!
 //! Invariants: every field of every spec is compared; two specs that differ always give a reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::plan::graph::{CopySource, CopySpec, MountSpec, Op, RunSpec};
 use crate::record::miss::MissReason;
@@ -40,12 +41,11 @@ fn of_run(was: &RunSpec, is: &RunSpec, is_build_arg: impl Fn(&str) -> bool) -> O
     if let Some((name, _)) = was.scripts.iter().zip(&is.scripts).find_map(|(a, b)| (a != b).then_some(b)) {
         return Some(MissReason::Script { name: name.clone() });
     }
-    if was.env != is.env
-        && let Some((name, was, is)) = variable(&was.env, &is.env)
-    {
-        return Some(match is_build_arg(&name) {
-            true => MissReason::BuildArg { name, was, is },
-            false => MissReason::Environment { name, was, is },
+    if was.env != is.env {
+        return Some(match variable(&was.env, &is.env) {
+            Some((name, was, is)) if is_build_arg(&name) => MissReason::BuildArg { name, was, is },
+            Some((name, was, is)) => MissReason::Environment { name, was, is },
+            None => MissReason::Order { of: "environment variables".to_owned() },
         });
     }
     if was.cwd != is.cwd {
@@ -98,7 +98,7 @@ fn variable(was: &[String], is: &[String]) -> Option<(String, Option<String>, Op
             .collect()
     };
     let (was, is) = (map(was), map(is));
-    let names: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     let name = names.into_iter().find(|name| was.get(*name) != is.get(*name))?;
     Some((name.clone(), was.get(name).cloned(), is.get(name).cloned()))
 }
@@ -108,7 +108,7 @@ fn of_mounts(was: &[MountSpec], is: &[MountSpec]) -> Option<MissReason> {
         match was.get(at) {
             Some(before) if before == mount => {}
             Some(before) if before.target == mount.target => {
-                let (was, is) = (json(before), json(mount));
+                let (was, is) = differing_options(before, mount);
                 return Some(MissReason::MountOption { mount: target(mount), was, is });
             }
             _ if !was.iter().any(|before| before == mount) => {
@@ -117,8 +117,73 @@ fn of_mounts(was: &[MountSpec], is: &[MountSpec]) -> Option<MissReason> {
             _ => break,
         }
     }
-    let gone = was.iter().find(|before| !is.contains(before))?;
-    Some(MissReason::MountRemoved { mount: target(gone) })
+    Some(match was.iter().find(|before| !is.contains(before)) {
+        Some(gone) => MissReason::MountRemoved { mount: target(gone) },
+        None => MissReason::Order { of: "mounts".to_owned() },
+    })
+}
+
+/// The options in which two mounts differ, as `--mount` has them.
+fn differing_options(was: &MountSpec, is: &MountSpec) -> (String, String) {
+    let (was, is) = (options(was), options(is));
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    let differing: Vec<&String> = names.into_iter().filter(|name| was.get(*name) != is.get(*name)).collect();
+    let told = |options: &BTreeMap<String, String>| {
+        let told = differing.iter().map(|name| match options.get(*name) {
+            Some(value) => format!("{name}={value}"),
+            None => format!("no {name}"),
+        });
+        told.collect::<Vec<_>>().join(",")
+    };
+    (told(&was), told(&is))
+}
+
+/// The options of a mount that are set.
+fn options(mount: &MountSpec) -> BTreeMap<String, String> {
+    let source = serde_json::to_value(&mount.source).unwrap_or_default();
+    let mut options = BTreeMap::from([("readonly".to_owned(), mount.read_only.to_string())]);
+    for (name, value) in source.as_object().into_iter().flatten() {
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Number(number) if name == "mode" => {
+                number.as_u64().map_or_else(|| number.to_string(), |mode| format!("{mode:04o}"))
+            }
+            other => other.to_string(),
+        };
+        let name = match name.as_str() {
+            "path" => "source",
+            // A place in the step's inputs; which one that is, is told by the inputs.
+            "input" | "seed" => "from",
+            "size_bytes" => "size",
+            "cache_key" => "cachekey",
+            name => name,
+        };
+        options.insert(name.to_owned(), text);
+    }
+    options
+}
+
+/// In how many fields two serialised specs differ; each element of a list counts.
+pub(super) fn distance(was: &Value, is: &Value) -> usize {
+    match (was, is) {
+        _ if was == is => 0,
+        (Value::Object(was), Value::Object(is)) => {
+            let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+            let nothing = Value::Null;
+            let differing = names.into_iter().map(|name| match (was.get(name), is.get(name)) {
+                (Some(was), Some(is)) => distance(was, is),
+                (was, is) => usize::from(was.unwrap_or(&nothing) != is.unwrap_or(&nothing)),
+            });
+            differing.sum()
+        }
+        (Value::Array(was), Value::Array(is)) => {
+            let gone = was.iter().filter(|value| !is.contains(value)).count();
+            let new = is.iter().filter(|value| !was.contains(value)).count();
+            gone.max(new).max(1)
+        }
+        _ => 1,
+    }
 }
 
 fn target(mount: &MountSpec) -> String {
@@ -212,7 +277,7 @@ mod tests {
             (Box::new(|s| s.env[1] = "FOO=2".into()), "environment FOO was \"1\", is \"2\""),
             (Box::new(|s| s.env.push("ARG=x".into())), "build argument ARG was not set, is \"x\""),
             (Box::new(|s| s.env.truncate(1)), "environment FOO was \"1\", is not set"),
-            (Box::new(|s| s.env.reverse()), "the step itself changed"),
+            (Box::new(|s| s.env.reverse()), "the order of the environment variables changed"),
             (Box::new(|s| s.cwd = "/w".into()), "working directory was \"/\", is \"/w\""),
             (Box::new(|s| s.user = "u".into()), "user was \"\", is \"u\""),
             (Box::new(|s| s.network = NetworkMode::None), "network mode was \"default\", is \"none\""),
@@ -240,8 +305,30 @@ mod tests {
             "mount removed: \"cache /a\""
         );
         let locked = told(&with(std::slice::from_ref(&a)), &with(&[cache("/a", CacheSharing::Locked)]));
-        assert!(locked.starts_with("mount cache /a was") && locked.contains("locked"), "{locked}");
-        assert_eq!(told(&with(&[a.clone(), b.clone()]), &with(&[b, a])), "the step itself changed");
+        assert_eq!(locked, "mount cache /a was \"sharing=shared\", is \"sharing=locked\"");
+        let tmpfs = |size_bytes, read_only| {
+            let source = MountSource::Tmpfs { size_bytes };
+            with(&[MountSpec { target: "/t".to_owned(), source, read_only }])
+        };
+        assert_eq!(
+            told(&tmpfs(None, false), &tmpfs(Some(7), true)),
+            "mount tmpfs /t was \"readonly=false,no size\", is \"readonly=true,size=7\""
+        );
+        assert_eq!(told(&with(&[a.clone(), b.clone()]), &with(&[b, a])), "the order of the mounts changed");
+    }
+
+    #[test]
+    fn specs_are_closer_the_fewer_fields_differ() {
+        let of = |change: &dyn Fn(&mut RunSpec)| {
+            let mut is = run();
+            change(&mut is);
+            let json = |spec: RunSpec| serde_json::to_value(Op::Run(spec)).unwrap();
+            distance(&json(run()), &json(is))
+        };
+        assert_eq!(of(&|_| {}), 0);
+        assert_eq!(of(&|s| s.extra_host_names.push("x".into())), 1);
+        assert_eq!(of(&|s| s.env.extend(["A=1".into(), "B=2".into()])), 2);
+        assert_eq!(of(&|s| (s.args[1] = "-ec".into(), s.cwd = "/w".into()).0), 2);
     }
 
     #[test]

@@ -84,12 +84,18 @@ fn each_cause_is_named() {
     let table = [
         (
             Build { foo: "2", ..BASE },
-            ["the stored result was removed (prune)", "environment FOO was \"1\", is \"2\""],
+            [
+                "the stored result was removed (by prune, gc or repair) or found lost",
+                "environment FOO was \"1\", is \"2\"",
+            ],
         ),
         (Build { files: "g", ..BASE }, ["files changed", input]),
         (
             Build { command: "make all", ..BASE },
-            ["the stored result was removed (prune)", "command was \"make\", is \"make all\""],
+            [
+                "the stored result was removed (by prune, gc or repair) or found lost",
+                "command was \"make\", is \"make all\"",
+            ],
         ),
         (Build { image: "j", ..BASE }, ["base image base: digest", input]),
     ];
@@ -137,8 +143,46 @@ fn steps_without_a_result_and_other_projects_do_not_count() {
     assert_eq!(same[1], "it has not succeeded before");
     let mut other = Build { foo: "2", ..BASE }.record();
     other.head.about.context = "/elsewhere".to_owned();
-    let told = told(BASE.record(), &[other, failed], &Fake::default());
-    assert_eq!(told[1], "it has not succeeded before", "the record of the same project is compared");
+    let mixed = told(BASE.record(), &[other.clone(), failed], &Fake::default());
+    assert_eq!(mixed[1], "it has not succeeded before", "the record of the same project is compared");
+    let first = told(BASE.record(), &[other], &Fake::default());
+    assert_eq!(first, ["first build of this step"; 2], "there is none of the same project");
+}
+
+#[test]
+fn the_record_with_the_fewest_differences_is_compared() {
+    // The newest has another shell as well; the one before differs only in what the last build has changed.
+    let with = |hosts: &[&str], flag: &str, key: &str| {
+        let mut record = BASE.record();
+        record.steps[2].spec["args"][1] = json!(flag);
+        record.steps[2].spec["extra_host_names"] = json!(hosts);
+        record.steps[2].key = Some(CacheKey(digest(key)));
+        record
+    };
+    let earlier = [with(&[], "-ec", "newest"), with(&[], "-c", "older"), with(&[], "-xc", "oldest")];
+    let told = told(with(&["db"], "-c", "now"), &earlier, &Fake::default());
+    assert_eq!(told[1], "names of --add-host was \"\", is \"db\"");
+}
+
+#[test]
+fn an_input_that_is_another_one_is_named() {
+    // COPY and RUN have changed places.
+    let was = BASE.record();
+    let mut is = BASE.record();
+    is.steps.swap(1, 2);
+    for (at, (name, inputs)) in [("[s 2/3] RUN make", 1), ("[s 3/3] COPY . /app", 2)].iter().enumerate() {
+        let step = &mut is.steps[at + 1];
+        (step.number, step.name, step.inputs) = (at as u32 + 2, (*name).to_owned(), vec![*inputs]);
+        step.key = Some(CacheKey(digest(name)));
+    }
+    let names = told(is, &[was], &Fake::default());
+    assert_eq!(
+        names,
+        [
+            "input was [s 2/3] COPY . /app, is the base image base",
+            "input was the base image base, is [s 2/3] RUN make"
+        ]
+    );
 }
 
 #[test]
@@ -154,7 +198,7 @@ fn a_new_step_before_an_old_one_is_new() {
     record.steps.insert(2, added);
     let told = told(record, &[BASE.record()], &Fake::default());
     assert_eq!(told[1], "first build of this step");
-    assert_eq!(told[2], "an input ran again: [s 3/4] RUN touch");
+    assert_eq!(told[2], "input was [s 2/3] COPY . /app, is [s 3/4] RUN touch");
 }
 
 #[test]
@@ -164,7 +208,14 @@ fn equal_content_above_is_an_early_cutoff() {
     record.steps[2].by_content = true;
     explain(&mut record, &[BASE.record()], &Fake::default());
     assert!(record.steps[1].cut && record.steps[2].miss.is_none());
+    let mut last = record.steps[2].clone();
     record.steps[2].by_content = false;
+    explain(&mut record, &[BASE.record()], &Fake::default());
+    assert!(!record.steps[1].cut);
+    // What is below what stayed cached ran for a reason of its own.
+    record.steps[2].by_content = true;
+    (last.number, last.inputs, last.by_content, last.outcome) = (4, vec![3], false, StepOutcome::Ran);
+    record.steps.push(last);
     explain(&mut record, &[BASE.record()], &Fake::default());
     assert!(!record.steps[1].cut);
 }

@@ -15,52 +15,50 @@ mod timeline;
 
 use std::fmt::Write as _;
 
-use super::graph::svg::{self, escaped};
-use super::size;
 use crate::build::layers::Costs;
 use crate::record::{BuildRecord, BuildResult, StepOutcome};
+use crate::ui::graph::svg::{self, escaped};
+use crate::ui::size;
 
+const HEAD: &str = include_str!("head.html");
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
 /// What a step wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepLog {
+pub(super) struct StepLog {
     /// Of the step.
-    pub step: u32,
+    pub(super) step: u32,
     /// The end of it.
-    pub text: String,
+    pub(super) text: String,
     /// Bytes before that which are left out.
-    pub left_out: u64,
+    pub(super) left_out: u64,
 }
 
 /// Everything on the page.
 #[derive(Debug, Clone)]
-pub struct Page<'a> {
+pub(super) struct Page<'a> {
     /// The build.
-    pub record: &'a BuildRecord,
+    pub(super) record: &'a BuildRecord,
     /// What was built, for people.
-    pub title: String,
+    pub(super) title: String,
     /// When it began, e.g. `2026-11-26T14:31:11Z`.
-    pub began: String,
+    pub(super) began: String,
     /// What its image costs, or why that is not known.
-    pub costs: Result<Costs, String>,
+    pub(super) costs: Result<Costs, String>,
     /// What the checks say of the Buildfile as it is now, or why that is not known.
-    pub findings: Result<String, String>,
+    pub(super) findings: Result<String, String>,
     /// In the order of steps.
-    pub logs: Vec<StepLog>,
+    pub(super) logs: Vec<StepLog>,
 }
 
 /// Writes the page.
-pub fn render(page: &Page<'_>) -> String {
+pub(super) fn render(page: &Page<'_>) -> String {
     let record = page.record;
     let mut html = String::with_capacity(256 * 1024);
     let _ = write!(
         html,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n\
-         <title>{} – kiln report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
+        "{HEAD}<title>{} – kiln report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
         escaped(&page.title)
     );
     header(&mut html, page);
