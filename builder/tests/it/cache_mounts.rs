@@ -57,7 +57,7 @@ fn a_mount_that_a_build_uses_is_kept() {
         .write("Buildfile", format!("FROM base\nRUN --mount=type=cache,id=used,target=/c sleep {sleep}\n"));
     let mut build = project.build_command(["-o", "type=oci,dest=out.tar"]);
     let mut child = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kiln starts");
-    assert!(wait_until(Duration::from_secs(20), || !with_argument(&sleep).is_empty()), "it did not start");
+    assert!(wait_until(Duration::from_secs(120), || !with_argument(&sleep).is_empty()), "it did not start");
     project.run(&["cache", "rm", "used"]).fails(1, &["`used` is in use", "--force"]);
     project.run(&["cache", "export", "used", "-o", "x"]).fails(1, &["`used` is in use"]);
     assert!(!project.path("x").exists());

@@ -119,7 +119,7 @@ fn what_runs_is_kept() {
     let script = format!("sleep {sleep}; true");
     let mut run = project.kiln(["run", "used", "sh", "-c", &script]);
     let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kiln starts");
-    assert!(wait_until(Duration::from_secs(20), || !with_argument(&sleep).is_empty()), "it did not start");
+    assert!(wait_until(Duration::from_secs(120), || !with_argument(&sleep).is_empty()), "it did not start");
     let user = format!("`kiln run` (process {}) uses", child.id());
     project.run(&["rmi", "used"]).fails(1, &["`used:latest`", "running", &user, "--force"]);
     let used = |project: &Project| {

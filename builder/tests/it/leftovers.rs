@@ -32,7 +32,7 @@ fn start(project: &Project, command: &str) -> Running {
     project.write("Buildfile", format!("FROM base\nRUN {}\n", command.replace("SLEEP", &sleep)));
     let mut build = project.build_command(["-o", "type=oci,dest=out.tar"]);
     let child = build.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kiln starts");
-    let started = wait_until(Duration::from_secs(20), || !with_argument(&sleep).is_empty());
+    let started = wait_until(Duration::from_secs(120), || !with_argument(&sleep).is_empty());
     assert!(started, "the command did not start");
     let family = family(child.id());
     assert!(family.len() >= 3, "kiln, its zygote and the command were expected: {family:?}");
@@ -128,7 +128,7 @@ fn a_killed_kiln_run() {
     // Through the shell, so that the number is no argument of kiln itself.
     let mut command = project.kiln(["run", &layout, "sh", "-c", &format!("sleep {sleep}; true")]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kiln starts");
-    assert!(wait_until(Duration::from_secs(20), || !with_argument(&sleep).is_empty()), "it did not start");
+    assert!(wait_until(Duration::from_secs(120), || !with_argument(&sleep).is_empty()), "it did not start");
     let family = family(child.id());
     child.kill().expect("kill");
     let gone = wait_until(SOON, || alive(&family).is_empty() && with_argument(&sleep).is_empty());
@@ -143,7 +143,7 @@ fn a_fork_bomb_ends_with_a_stopped_build() {
     let bomb =
         "b() { [ $1 = 0 ] || { sleep SLEEP & b $(($1 - 1)) & b $(($1 - 1)) & }; }; (b 7 &); sleep SLEEP";
     let mut running = start(&project, bomb);
-    let grown = wait_until(Duration::from_secs(20), || with_argument(&running.sleep).len() > 20);
+    let grown = wait_until(Duration::from_secs(120), || with_argument(&running.sleep).len() > 20);
     assert!(grown, "it did not multiply");
     running.family = family(running.child.id());
     running.signal(Signal::INT);

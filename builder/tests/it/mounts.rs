@@ -259,7 +259,7 @@ fn a_killed_holder_of_a_locked_mount_does_not_block_the_next() {
     let argument = crate::leftovers::unique_seconds();
     let mut command = project.build_command(["--build-arg", &format!("T={argument}")]);
     let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("kiln starts");
-    assert!(wait_until(Duration::from_secs(10), || !crate::processes::with_argument(&argument).is_empty()));
+    assert!(wait_until(Duration::from_secs(120), || !crate::processes::with_argument(&argument).is_empty()));
     child.kill().expect("kill");
     child.wait().expect("wait");
     project.build(&["--build-arg", "T=0"]).succeeds();

@@ -9,6 +9,12 @@ use std::path::Path;
 
 use crate::project::{Built, Project, skipped};
 
+/// Whether the ids that a command has may open the device that programs bring connections out with.
+fn tunnels() -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata("/dev/net/tun").is_ok_and(|found| found.permissions().mode() & 0o006 == 0o006)
+}
+
 /// Mechanisms that work here: nftables, and programs that are installed.
 fn mechanisms(project: &Project) -> Vec<&'static str> {
     let mut found = Vec::new();
@@ -20,6 +26,8 @@ fn mechanisms(project: &Project) -> Vec<&'static str> {
             ended.stdout.lines().find(|line| line.starts_with("network")).unwrap_or_default().to_owned();
         if line.contains("not possible") {
             skipped(&line);
+        } else if name != "nftables" && !tunnels() {
+            skipped(&format!("{name}: /dev/net/tun is not for everybody here"));
         } else {
             found.push(name);
         }

@@ -383,12 +383,12 @@ fn a_killed_build_is_unfinished() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("kiln");
-    let started = crate::processes::wait_until(std::time::Duration::from_secs(20), || {
+    let started = crate::processes::wait_until(std::time::Duration::from_secs(120), || {
         !crate::processes::with_argument(&sleep).is_empty()
     });
     assert!(started, "the command did not start");
     // What it said is on its way through a pipe.
-    let logged = crate::processes::wait_until(std::time::Duration::from_secs(20), || {
+    let logged = crate::processes::wait_until(std::time::Duration::from_secs(120), || {
         project.run(&["log"]).stdout.contains("begun\n")
     });
     assert!(logged, "the log is not written while the command runs");

@@ -32,15 +32,17 @@ fn terminal() -> (File, OwnedFd) {
     unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
 }
 
-#[test]
-fn nothing_can_be_typed_into_the_terminal() {
+/// Runs the probe on a terminal that is the controlling one of kiln's session: what it found out, and how many bytes
+/// wait to be read from the terminal afterwards. Standard output is the terminal as well, or a pipe.
+fn on_a_terminal(piped: bool) -> (String, libc::c_int) {
     let (project, layout) = with_image();
     let (mut master, slave) = terminal();
     let set = format!("{}=1", probe::TERMINAL);
     let mut command = project.kiln(["run", "-e", &set, &layout]);
     command.args(probe::command("terminal"));
     let stream = || Stdio::from(slave.try_clone().expect("terminal"));
-    command.stdin(stream()).stdout(stream()).stderr(stream());
+    command.stdin(stream()).stderr(stream());
+    command.stdout(if piped { Stdio::piped() } else { stream() });
     // SAFETY: both calls are allowed between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -52,11 +54,16 @@ fn nothing_can_be_typed_into_the_terminal() {
         });
     }
     let mut child = command.spawn().expect("kiln starts");
+    let mut output = child.stdout.take();
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     // The last writer of the terminal is this process, so the end is the child's.
     let reader = std::thread::spawn(move || {
-        while let Ok(count) = master.read(&mut buffer) {
+        let mut read = |buffer: &mut [u8]| match &mut output {
+            Some(pipe) => pipe.read(buffer),
+            None => master.read(buffer),
+        };
+        while let Ok(count) = read(&mut buffer) {
             text.extend_from_slice(&buffer[..count]);
             if count == 0 || text.windows(11).any(|part| part == b"test result") {
                 break;
@@ -70,7 +77,17 @@ fn nothing_can_be_typed_into_the_terminal() {
     unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&slave), libc::FIONREAD, &raw mut waiting) };
     drop((slave, command));
     let (text, _master) = reader.join().expect("reader");
-    let text = String::from_utf8_lossy(&text);
+    (String::from_utf8_lossy(&text).into_owned(), waiting)
+}
+
+#[test]
+fn nothing_can_be_typed_into_the_terminal() {
+    // A terminal of its own: what the command types there is for nobody but itself.
+    let (text, waiting) = on_a_terminal(false);
+    assert_eq!(one(&facts_of(&text), "is-terminal"), "true", "{text}");
+    assert_eq!(waiting, 0, "something was typed");
+    // Kiln's own terminal as one of the streams: it is nobody's controlling terminal inside.
+    let (text, waiting) = on_a_terminal(true);
     let facts = facts_of(&text);
     assert_eq!(one(&facts, "is-terminal"), "true", "{text}");
     for name in ["type", "steal", "type-again", "paste", "console"] {
