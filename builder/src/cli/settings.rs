@@ -62,6 +62,7 @@ struct Registry {
     insecure: Option<bool>,
     ca: Option<Vec<PathBuf>>,
     keypair: Option<Vec<Pair>>,
+    chunk_size: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -143,6 +144,11 @@ impl Settings {
                 };
                 known.mirrors = mirrors.iter().map(parse).collect::<Result<_, _>>()?;
             }
+            if let Some(text) = &registry.chunk_size {
+                let bytes = amount::size(text)
+                    .map_err(|error| fail(format!("registry.\"{name}\".chunk-size: {error}")))?;
+                known.chunk_bytes = Some(bytes);
+            }
             known.http = registry.http.or(known.http);
             known.insecure = registry.insecure.or(known.insecure);
             if let Some(ca) = registry.ca {
@@ -181,6 +187,7 @@ mod tests {
         let user = r#"
             network.retries = 1
             [registry."r.example"]
+            chunk-size = "5m"
             ca = ["/own.pem"]
             keypair = [{ cert = "c.pem", key = "k.pem" }]
         "#;
@@ -188,7 +195,7 @@ mod tests {
         assert_eq!((settings.retries, settings.retry_delay), (Some(1), Some(Duration::from_millis(20))));
         assert_eq!(settings.registries["docker.io"].mirrors, ["m.example:5000/hub".parse().unwrap()]);
         let own = &settings.registries["r.example"];
-        assert_eq!((own.insecure, own.http), (Some(true), None));
+        assert_eq!((own.insecure, own.http, own.chunk_bytes), (Some(true), None, Some(5 << 20)));
         assert_eq!(own.authorities, [PathBuf::from("/own.pem")]);
         assert_eq!(own.key_pairs[0].key, Path::new("/home/me/k.pem"));
     }

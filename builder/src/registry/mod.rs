@@ -76,6 +76,8 @@ pub struct HostOptions {
     pub authorities: Vec<PathBuf>,
     /// Certificates of this client; the first is used.
     pub key_pairs: Vec<KeyPair>,
+    /// Larger blobs are sent in pieces of so many bytes, for proxies that limit requests.
+    pub chunk_bytes: Option<u64>,
 }
 
 /// A client for any number of registries. Cheap to clone; may be used from many threads at once.

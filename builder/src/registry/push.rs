@@ -176,17 +176,21 @@ impl Inner {
             }
         }
         let net = self.options.net.options();
+        let of_host = self.options.hosts.get(&reference.registry).and_then(|host| host.chunk_bytes);
+        let chunk_bytes =
+            options.chunk_bytes.or(of_host).filter(|bytes| (1..descriptor.size).contains(bytes));
         let mut attempt = 0;
         loop {
             let session = match opened.take() {
                 Some(session) => session,
                 None => self.start_upload(&endpoint, reference).await?,
             };
-            let result = match options.chunk_bytes {
-                Some(chunk_bytes) if chunk_bytes > 0 && chunk_bytes < descriptor.size => {
-                    self.upload_chunks(&endpoint, reference, descriptor, source, options, session).await
+            let result = match chunk_bytes {
+                Some(bytes) => {
+                    let chunks = (bytes, options);
+                    self.upload_chunks(&endpoint, reference, descriptor, source, chunks, session).await
                 }
-                _ => self.upload_whole(&endpoint, reference, descriptor, source, options, session).await,
+                None => self.upload_whole(&endpoint, reference, descriptor, source, options, session).await,
             }?;
             let (error, asked) = match result {
                 Sent::Answer(_) => return Ok(BlobOutcome::Uploaded),
@@ -264,10 +268,9 @@ impl Inner {
         reference: &Reference,
         descriptor: &Descriptor,
         source: &dyn BlobSource,
-        options: &PushOptions<'_>,
+        (chunk_bytes, options): (u64, &PushOptions<'_>),
         mut session: Url,
     ) -> Result<Sent, RegistryError> {
-        let chunk_bytes = options.chunk_bytes.unwrap_or(descriptor.size);
         let mut offset = 0;
         let mut corrections = 0;
         while offset < descriptor.size {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::project::{Ended, Project};
 use crate::server::{Request, Response, Server};
@@ -73,8 +73,13 @@ fn a_helper_keeps_what_it_is_given() {
         "#!/bin/sh\nfile={}\ncase $1 in\nstore) cat > $file;;\nget) cat > /dev/null; [ -e $file ] && cat $file || {{ echo credentials not found in native keychain; exit 1; }};;\nerase) cat > /dev/null; rm $file;;\nesac\n",
         kept.display()
     );
-    fs::write(&helper, script).expect("helper");
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("mode");
+    // Another process writes it: a program that a thread of this one forks meanwhile would hold it open for writing, and
+    // then it cannot be executed.
+    let written = Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .args([helper.as_os_str(), script.as_ref()])
+        .status();
+    assert!(written.expect("sh").success());
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     fs::create_dir(project.path(".docker")).expect("directory");
     let config = project.path(".docker/config.json");

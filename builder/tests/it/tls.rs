@@ -28,8 +28,14 @@ fn certificates(dir: &Path) -> Result<(), String> {
     fs::write(dir.join("server.ext"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
         .expect("ext");
     fs::write(dir.join("client.ext"), "extendedKeyUsage=clientAuth\n").expect("ext");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=kiln-test"))?;
+    // Not this machine's settings, which may be missing.
+    let settings = "[req]\ndistinguished_name=dn\n[dn]\n[ca]\nbasicConstraints=critical,CA:TRUE\n";
+    fs::write(dir.join("openssl.cnf"), settings).expect("settings");
+    let key = "-config openssl.cnf -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(
+        dir,
+        &format!("req -x509 -extensions ca {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=kiln-test"),
+    )?;
     for name in ["server", "client"] {
         openssl(dir, &format!("req -new {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"))?;
         openssl(
@@ -174,6 +180,36 @@ fn mirrors_are_read_first_and_never_written_to() {
     project.run(&["push", &name, &format!("{}/other:1", registry.host())]).ok();
     assert_eq!(mirror.count(), before);
     assert_eq!(registry.tags("other").len(), 1);
+}
+
+#[test]
+fn blobs_are_sent_in_pieces_where_that_is_set() {
+    let project = Project::new();
+    let registry = match RealRegistry::start() {
+        Ok(registry) => registry,
+        Err(why) => return skipped(&why),
+    };
+    let noise: Vec<u8> = (0..400_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let image = image(&tar(&[Member::File("a", 0o644, &noise)]), serde_json::json!({}));
+    crate::base::write_image(&image, &project.path("large"));
+    let config = project.path("kiln.toml");
+    let text = format!("[registry.\"{}\"]\nchunk-size = \"500k\"\n", registry.host());
+    fs::write(&config, text).expect("written");
+    let source = format!("oci:{}", project.path("large").display());
+    let target = format!("docker://{}/x:1", registry.host());
+    let mut command = project.kiln(["copy", &source, &target]);
+    Ended::of(command.env("KILN_CONFIG", &config)).ok();
+    project.run(&["pull", &format!("{}/x:1", registry.host())]).ok();
+    let is_piece = |line: &&String| line.contains("\"PATCH ") && line.contains("\" 202 ");
+    // The log may lag; thirty seconds at most, which only a failure takes.
+    let logged = (0..1500).any(|_| {
+        let pieces = registry.log().iter().filter(is_piece).count();
+        if pieces < 3 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        pieces >= 3
+    });
+    assert!(logged, "fewer than 3 pieces: {:?}", registry.log());
 }
 
 #[test]
