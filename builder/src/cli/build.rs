@@ -38,6 +38,7 @@ use crate::ops::{RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
 use crate::plan::without_credentials;
 use crate::record::{About, BuildRecord, Recorder, Shelf};
+use crate::sandbox::cgroup::Swap;
 use crate::sandbox::net::hosts::ExtraHost;
 use crate::sandbox::net::resolv::DnsOverrides;
 use crate::sandbox::runner::Sandboxes;
@@ -79,6 +80,9 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let registry = access.client(&net, &cancel)?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
+    if let Some(notice) = session::host_ids_notice(privilege, host_ids) {
+        progress.sink().warn(notice);
+    }
     let resolved = privileges::resolve(&args.privileges)?;
     resolved.notices.iter().for_each(|notice| progress.sink().warn(notice.clone()));
     let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
@@ -266,12 +270,12 @@ fn request(
         extra_host_names: Vec::new(),
         mounts: args.mounts.clone(),
         ulimits: args.ulimits.iter().map(|limit| limit.to_string()).collect(),
-        shm_size_bytes: args.shm_size,
+        shm_size_bytes: shm_size(args.shm_size),
         privileges: resolved.privileges.clone(),
         environment_epoch: epoch,
     };
     let mut defaults = defaults(&args.add_hosts, &args.dns, &args.dns_search, &args.dns_option)?;
-    bound(&mut defaults, &args.limits, resolved);
+    bound(&mut defaults, &args.limits, resolved)?;
     defaults.proxy_env = proxy_env;
     defaults.secrets = args.secrets.iter().map(secret).collect::<Result<_, _>>()?;
     defaults.authorities = surroundings::authorities(args.ca_bundle.as_deref())?;
@@ -377,12 +381,30 @@ pub(super) fn defaults(
 }
 
 /// Adds limits and privileges.
-pub(super) fn bound(defaults: &mut RunDefaults, limits: &LimitArgs, resolved: Resolved) {
+pub(super) fn bound(
+    defaults: &mut RunDefaults,
+    limits: &LimitArgs,
+    resolved: Resolved,
+) -> Result<(), Failure> {
     defaults.limits = limits.limits();
+    if let (Some(memory), Some(Swap::Bytes(both))) =
+        (defaults.limits.memory_bytes, defaults.limits.memory_swap)
+        && both < memory
+    {
+        return Err(Failure::new(Kind::Usage, "--memory-swap is less than --memory").with_hint(
+            "--memory-swap is memory and swap together: equal to --memory means no swap, -1 any amount of it",
+        ));
+    }
     defaults.cgroup_parent.clone_from(&limits.cgroup_parent);
     defaults.seccomp = resolved.seccomp;
     defaults.labels = resolved.labels;
     defaults.devices = resolved.devices;
+    Ok(())
+}
+
+/// `--shm-size`; 0 is docker's word for the default.
+pub(super) fn shm_size(bytes: Option<u64>) -> Option<u64> {
+    bytes.filter(|bytes| *bytes > 0)
 }
 
 /// Proxy variables of the build arguments, in both cases (semantics fact 43). kiln's own environment does not

@@ -58,12 +58,16 @@ pub(super) fn debug(root: Option<PathBuf>, args: &DebugArgs) -> Result<u8, Failu
     let resolved = privileges::resolve(&given)?;
     resolved.notices.iter().for_each(|notice| print::talk(format!("warning: {notice}")));
     let devices = resolved.devices.iter().map(|(host, _)| host.clone()).collect();
-    let idmap = session::idmap(privilege, args.userns == UserNamespace::Host);
+    let host_ids = args.userns == UserNamespace::Host;
+    if let Some(notice) = session::host_ids_notice(privilege, host_ids) {
+        print::talk(format!("warning: {notice}"));
+    }
+    let idmap = session::idmap(privilege, host_ids);
     let sandboxes = Sandboxes::new(store.root(), idmap)
         .with_devices(devices)
         .with_network(surroundings::network_means()?);
     let mut defaults = defaults(&args.add_hosts, &args.dns, &[], &[])?;
-    bound(&mut defaults, &args.limits, resolved);
+    bound(&mut defaults, &args.limits, resolved)?;
     given_again(&mut defaults, args)?;
     let request = DebugRequest {
         record: &record,

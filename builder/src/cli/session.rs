@@ -52,11 +52,22 @@ impl Privilege {
                      /etc/subgid chooses others)"
                 )
             }
-            Self::Inside => "kiln is root of a user namespace that somebody else made; the best that can be had here".to_owned(),
-            Self::Subordinate => "kiln is an ordinary user with a range in /etc/subuid and /etc/subgid".to_owned(),
-            Self::Single(NoSubordinateIds::NoRange) => {
-                "this user has no range of ids; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+            Self::Inside => {
+                "kiln is root of a user namespace that somebody else made; the best that can be had here"
                     .to_owned()
+            }
+            Self::Subordinate => {
+                "kiln is an ordinary user with a range in /etc/subuid and /etc/subgid".to_owned()
+            }
+            Self::Single(NoSubordinateIds::NoRange) => {
+                let advice = match userns::free_range() {
+                    Some(first) => {
+                        let range = format!("{first}-{}", first + 65_535);
+                        format!("usermod --add-subuids {range} --add-subgids {range} USER")
+                    }
+                    None => "give this user 65536 ids in /etc/subuid and /etc/subgid".to_owned(),
+                };
+                format!("this user has no range of ids; as root: {advice}")
             }
             Self::Single(NoSubordinateIds::NoHelper) => {
                 "newuidmap and newgidmap are missing or refuse (package uidmap, set-user-id root)".to_owned()
@@ -150,6 +161,13 @@ pub(super) fn enter() -> Result<Privilege, Failure> {
     }
 }
 
+/// Whether commands can be run in this mode, by trying. Call before any thread exists.
+pub(super) fn try_out(privilege: Privilege) -> Result<(), Failure> {
+    let map = idmap(privilege, false).map_or_else(IdMap::of_current_namespace, Ok);
+    let tried = map.map_err(EnterError::Map).and_then(|map| userns::try_namespaces(&map));
+    tried.map_err(|error| refused(&error))
+}
+
 /// What podman needs to know that this process, in a user namespace with the user's subordinate ids, is the user: its
 /// own re-execution sets the same. Ask before [`enter`].
 pub(super) fn engine_variables() -> Vec<(String, String)> {
@@ -165,7 +183,11 @@ pub(super) fn engine_variables() -> Vec<(String, String)> {
 fn refused(error: &EnterError) -> Failure {
     let failure = Failure::from_error(Kind::Sandbox, error);
     let knobs = [
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=15000"),
+        (
+            "/proc/sys/user/max_user_namespaces",
+            "0",
+            "sysctl user.max_user_namespaces=15000, in the container as well if this is one",
+        ),
         ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
         (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
@@ -189,6 +211,13 @@ fn refused(error: &EnterError) -> Failure {
 pub(super) fn single_id_notice() -> &'static str {
     "no subordinate ids: commands have one user only, so steps that change owners (apt, chown, USER) fail; install \
      newuidmap (package uidmap) and add a line for this user to /etc/subuid and /etc/subgid"
+}
+
+/// What to say where `--userns=host` was asked for and there is nothing to give.
+pub(super) fn host_ids_notice(privilege: Privilege, host_ids: bool) -> Option<&'static str> {
+    (host_ids && privilege != Privilege::Root).then_some(
+        "--userns=host has no effect: only root of the machine has ids of the host to give to commands",
+    )
 }
 
 /// The id map that the sandboxes of this process need.

@@ -71,7 +71,8 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
     let root = session::store_root(root)?;
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut network = "not tried".to_owned();
-    let (mode, reason, entered) = match session::enter() {
+    let able = session::enter().and_then(|privilege| session::try_out(privilege).map(|()| privilege));
+    let (mode, reason, entered) = match able {
         Ok(privilege) => {
             network = surroundings::network(session::idmap(privilege, false))?;
             (privilege.describe().to_owned(), privilege.reason(), true)

@@ -50,13 +50,8 @@ fn options(controller: Controller) -> &'static str {
     }
 }
 
-/// What the end of a command means; `warn` is told of what went wrong in a command that succeeded all the same.
-pub(super) fn verdict(
-    spec: &RunSpec,
-    limits: &Limits,
-    ended: &Ended,
-    warn: impl FnOnce(String),
-) -> Result<(), OpError> {
+/// The limit that a command met; for processes only where it did not end well, since many programs try again.
+pub(super) fn met(spec: &RunSpec, limits: &Limits, ended: &Ended) -> Option<OpError> {
     let command = || spec.args.join(" ");
     if ended.hits.oom_kills > 0 {
         let limit = match limits.memory_bytes {
@@ -67,19 +62,32 @@ pub(super) fn verdict(
             1 => "a process of it".to_owned(),
             count => format!("{count} processes of it"),
         };
-        let error = OpError::OutOfMemory { command: command(), limit, kills };
-        if ended.code == Some(0) {
-            warn(format!("{error}; it ended well, but check what it made"));
-            return Ok(());
+        return Some(OpError::OutOfMemory { command: command(), limit, kills });
+    }
+    match limits.pids {
+        Some(pids) if ended.hits.refused_forks > 0 && ended.code != Some(0) => {
+            let limit = format!("its limit of {pids} was reached");
+            Some(OpError::TooManyProcesses { command: command(), limit })
         }
-        return Err(error);
+        _ => None,
+    }
+}
+
+/// What the end of a command means; `warn` is told of what went wrong in a command that succeeded all the same.
+pub(super) fn verdict(
+    spec: &RunSpec,
+    limits: &Limits,
+    ended: &Ended,
+    warn: impl FnOnce(String),
+) -> Result<(), OpError> {
+    let command = || spec.args.join(" ");
+    match met(spec, limits, ended) {
+        Some(error) if ended.code != Some(0) => return Err(error),
+        Some(error) => warn(format!("{error}; it ended well, but check what it made")),
+        None => {}
     }
     if ended.code == Some(0) {
         return Ok(());
-    }
-    if let (Some(pids), true) = (limits.pids, ended.hits.refused_forks > 0) {
-        let limit = format!("its limit of {pids} was reached");
-        return Err(OpError::TooManyProcesses { command: command(), limit });
     }
     match (ended.code, ended.signal.unwrap_or_default()) {
         (Some(code), _) => Err(OpError::ExitCode { command: command(), code }),

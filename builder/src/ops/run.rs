@@ -8,7 +8,7 @@ mod prepare;
 mod visit;
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Instant;
@@ -99,6 +99,7 @@ fn attempt(
         trust::restore(&upper, &executor.snapshots.view(&base.state.layers)?, trusted, bundle)?;
     }
     remove_mount_points(&upper, &ended.made_mount_points);
+    remove_mount_points(&upper, &copied_up(executor, &upper, &base.state, &prepared.stubs)?);
     drop((prepared.scratch, prepared.caches, upper));
     commit(executor, base, begun, false)
 }
@@ -207,8 +208,11 @@ fn sandbox_spec(
         Some(_) if !insecure => capabilities.without(CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW)),
         _ => capabilities,
     };
-    // There is no way to the host's loopback through a helper.
-    let gateway = helper.is_none().then_some(HOST_GATEWAY);
+    let gateway = match network {
+        SandboxNetwork::Host => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        // There is no way to the host's loopback through a helper.
+        SandboxNetwork::Private | SandboxNetwork::None => helper.is_none().then_some(HOST_GATEWAY),
+    };
     let ipv6 = helper.is_none() && net::host_has_ipv6();
     let resolv_conf = executor.resolv_conf(network, ipv6, helper.is_some());
     let seccomp = match (&spec.privileges.seccomp, &executor.defaults.seccomp) {
@@ -291,6 +295,32 @@ fn limits(values: &[String]) -> Result<Vec<(u32, u64, u64)>, OpError> {
             Ok((resource, number(soft)?, number(hard)?))
         })
         .collect()
+}
+
+/// Mount points of the stub directory, and directories above them, that the command touched, so that the kernel copied
+/// them to the upper directory, and that the image itself does not have.
+fn copied_up(
+    executor: &LocalExecutor<'_>,
+    upper: &RootDir,
+    base: &FsState,
+    targets: &[(String, bool)],
+) -> Result<Vec<String>, OpError> {
+    let mut points: Vec<String> = stubs::points(targets).into_iter().collect();
+    let is_there = |root: &RootDir, path: &String| {
+        root.entry(path.as_bytes(), Last::Keep, None).is_ok_and(|entry| matches!(entry.stat(), Ok(Some(_))))
+    };
+    points.retain(|path| is_there(upper, path));
+    if !points.is_empty() {
+        let view = executor.snapshots.view(&base.layers)?;
+        let mut new = Vec::new();
+        for path in points {
+            if view.stat(path.as_bytes(), Last::Keep)?.is_none() {
+                new.push(path);
+            }
+        }
+        return Ok(new);
+    }
+    Ok(points)
 }
 
 /// Takes mount points that had to be made in the upper directory out again, unless the command put something there.

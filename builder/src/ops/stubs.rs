@@ -1,7 +1,7 @@
 //! Directories of empty mount points: the lowest lower of every RUN, so that mount points which an image lacks are
 //! there without ever appearing in an upper directory (design.md, Snapshots and layers).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -23,6 +23,24 @@ pub(super) fn directory(store: &Store, targets: &[(String, bool)]) -> Result<Str
 /// A stub directory for these mount points alone, for a mount that others are put into.
 pub(super) fn only(store: &Store, targets: &[(String, bool)]) -> Result<String, OpError> {
     with(store, BTreeMap::new(), targets)
+}
+
+/// What a RUN with these further mount points finds that its image may lack: the points and the directories above them,
+/// relative to the root, each after those above it.
+pub(super) fn points(targets: &[(String, bool)]) -> BTreeSet<String> {
+    let all = ALWAYS.iter().map(|(path, _)| *path).chain(targets.iter().map(|(path, _)| path.as_str()));
+    let mut points = BTreeSet::new();
+    for path in all {
+        let mut point = String::new();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            if !point.is_empty() {
+                point.push('/');
+            }
+            point.push_str(part);
+            points.insert(point.clone());
+        }
+    }
+    points
 }
 
 fn with<'t>(
@@ -83,6 +101,16 @@ fn make_point(root: &Path, path: &str, is_directory: bool) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn points_come_with_what_is_above_them() {
+        let points = points(&[("/a/deep/er".to_owned(), true)]);
+        let points: Vec<&str> = points.iter().map(String::as_str).collect();
+        assert_eq!(
+            points,
+            ["a", "a/deep", "a/deep/er", "dev", "etc", "etc/hosts", "etc/resolv.conf", "proc", "sys"]
+        );
+    }
 
     #[test]
     fn stubs_are_made_once() {

@@ -39,6 +39,8 @@ use layout::{Hierarchies, inside};
 
 /// Names of groups: this, the zygote's process id and a number.
 const PREFIX: &str = "kiln-";
+/// What a group of v1 has to be given before it can have processes, and groups with something of their own.
+const CPUSET_FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 /// Period of processor time unless `--cpu-period` says otherwise; the kernel's and docker's default.
 const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses a smaller quota.
@@ -180,6 +182,9 @@ impl Placement {
         for controller in &wanted {
             match hierarchies.version_one(*controller, parent) {
                 Some(dir) if may_make_groups(&dir, parent.is_some()) => {
+                    if *controller == Controller::Cpuset {
+                        CPUSET_FILES.iter().for_each(|file| drop(inherit(&dir, file)));
+                    }
                     let home = Home { version: Version::One, parent: dir };
                     placement.homes.insert(*controller, home);
                 }
@@ -273,6 +278,20 @@ fn may_make_groups(dir: &Path, make: bool) -> bool {
     writable(dir) && writable(&dir.join("cgroup.procs"))
 }
 
+/// Gives a v1 group, and those above it, what the nearest group above has where `file` is still empty: new groups begin
+/// with nothing, and none can have more than the one above. Says what is there now.
+fn inherit(dir: &Path, file: &str) -> Option<String> {
+    let path = dir.join(file);
+    // Above the hierarchy there is no such file.
+    let own = fs::read_to_string(&path).ok()?;
+    if !own.trim().is_empty() {
+        return Some(own.trim().to_owned());
+    }
+    let above = inherit(dir.parent()?, file)?;
+    fs::write(&path, &above).ok()?;
+    Some(above)
+}
+
 /// Switches controllers on for the children of a v2 group, as far as the kernel lets it, and says which are on.
 fn share_out(dir: &Path, needed: &BTreeSet<Controller>) -> BTreeSet<Controller> {
     let file = dir.join("cgroup.subtree_control");
@@ -349,7 +368,11 @@ impl Group {
         for (controller, (version, dir)) in &group.homes {
             for (file, value) in settings(*controller, *version, &spec.limits, dir) {
                 let path = dir.join(file);
-                match fs::write(&path, value) {
+                match fs::write(&path, &value) {
+                    Err(error) if *controller == Controller::Cpuset => {
+                        let source = out_of_set(error, dir, file, &value);
+                        return Err(GroupError::new("set the limit", &path)(source));
+                    }
                     // Swap is not accounted for on every machine; then there is nothing to limit.
                     Err(error)
                         if error.kind() == io::ErrorKind::NotFound
@@ -399,6 +422,23 @@ impl Drop for Group {
                 }
             }
         }
+    }
+}
+
+/// The kernel's words for processors or memory nodes that a group cannot have do not name them.
+fn out_of_set(error: io::Error, dir: &Path, file: &str, value: &str) -> io::Error {
+    let above = dir.parent().unwrap_or(dir);
+    let read = |file: &str| fs::read_to_string(above.join(file)).unwrap_or_default().trim().to_owned();
+    let there = [format!("{file}.effective"), file.to_owned()]
+        .iter()
+        .map(|file| read(file))
+        .find(|set| !set.is_empty());
+    let kind = if file == "cpuset.mems" { "memory nodes" } else { "processors" };
+    match there {
+        Some(there) => {
+            io::Error::other(format!("of the {kind} {value} not all are here; there are {there} ({error})"))
+        }
+        None => error,
     }
 }
 

@@ -233,6 +233,19 @@ fn privileges(spec: &SandboxSpec, user: &ResolvedUser, filter: &Program) -> Resu
     // supplementary groups there, and images whose root is a member of some (alpine) must still build.
     match set_thread_groups(&groups) {
         Err(rustix::io::Errno::PERM) => {}
+        Err(rustix::io::Errno::INVAL) => {
+            let is_mapped = |gid: &u32| {
+                spec.ids.gids.iter().any(|e| gid.checked_sub(e.inside).is_some_and(|n| n < e.count))
+            };
+            let ids: Vec<String> =
+                user.supplementary.iter().filter(|gid| !is_mapped(gid)).map(u32::to_string).collect();
+            let message = format!(
+                "of the groups that /etc/group gives to the user {} have no mapping in this user namespace: more \
+                 subordinate ids are needed",
+                ids.join(", ")
+            );
+            return Err(Failed::user("set supplementary groups", message, 1));
+        }
         result => result.map_err(|e| Failed::user("set supplementary groups", e, 1))?,
     }
     let unmapped = |what: &str, id: u32, error: rustix::io::Errno| {

@@ -71,10 +71,6 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
         let step = format!("show the device `{}`", device.target);
         show_device(device, &mut mounted).step(&step)?;
     }
-    for mount in &spec.mounts {
-        let step = format!("mount `{}`", mount.target);
-        user(mount, &spec.labels, &mut mounted).map_err(|e| Failed::new(&step, &e))?;
-    }
     for (target, content) in [("/etc/resolv.conf", &spec.resolv_conf), ("/etc/hosts", &spec.hosts)] {
         if let Some(content) = content {
             let source =
@@ -83,6 +79,11 @@ pub(super) fn build(spec: &SandboxSpec) -> Result<Mounted, Failed> {
             user(&mount, &spec.labels, &mut mounted)
                 .map_err(|e| Failed::new(&format!("mount `{target}`"), &e))?;
         }
+    }
+    // After kiln's own files, so that a mount on or over one of them holds.
+    for mount in &spec.mounts {
+        let step = format!("mount `{}`", mount.target);
+        user(mount, &spec.labels, &mut mounted).map_err(|e| Failed::new(&step, &e))?;
     }
     Ok(mounted)
 }
@@ -378,7 +379,21 @@ fn place(mount: BorrowedFd<'_>, target: &str, kind: Kind, mounted: &mut Mounted)
             }),
         )
         .map_err(other)?;
-    if entry.stat()?.is_none() {
+    let there = entry.stat()?.map(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+    match (there, kind) {
+        (Some(true), Kind::File) => {
+            return Err(io::Error::other(
+                "what is to be mounted is a file, but there is a directory; give the path of a file in it",
+            ));
+        }
+        (Some(false), Kind::Directory) => {
+            return Err(io::Error::other(
+                "what is to be mounted is a directory, but there is a file; give another path",
+            ));
+        }
+        _ => {}
+    }
+    if there.is_none() {
         let name = std::ffi::OsStr::new(std::str::from_utf8(&entry.name).map_err(io::Error::other)?);
         match kind {
             Kind::Directory => fs::mkdirat(&entry.dir, name, Mode::from_raw_mode(0o755))?,

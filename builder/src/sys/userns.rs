@@ -43,6 +43,9 @@ const RESERVED: u32 = 1 << 20;
 /// A range for containers of root in /etc/subuid is used when it has at least as many ids as a container expects.
 const ENOUGH: u32 = 65_536;
 
+/// Where subordinate ids begin by default (login.defs(5), `SUB_UID_MIN`).
+const FIRST_SUBORDINATE: u32 = 100_000;
+
 impl IdMap {
     /// The map for sandboxes of a kiln that runs as real root: the first ids go to root's range of /etc/subuid and
     /// /etc/subgid where the administrator has set one aside, all others to [`HALF`] and up.
@@ -154,6 +157,18 @@ pub enum EnterError {
     Unshare(#[source] io::Error),
     #[error("cannot set up the ids of the user namespace")]
     Map(#[source] io::Error),
+    #[error("this system does not let kiln make the namespaces of a command")]
+    Inner(#[source] io::Error),
+}
+
+/// Makes the namespaces of a command once, with its ids, and ends them again. Must be called in a single-threaded process.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn try_namespaces(map: &IdMap) -> Result<(), EnterError> {
+    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let said = run_inside(map, namespaces, String::new).map_err(EnterError::Inner)?;
+    if said.is_empty() { Ok(()) } else { Err(EnterError::Inner(io::Error::other(said))) }
 }
 
 /// Moves this single-threaded, unprivileged process into a user and mount namespace of its own, as root inside.
@@ -269,6 +284,30 @@ fn subordinate(file: &Path, user: &str, uid: u32) -> Option<Vec<(u32, u32)>> {
     let text = fs::read_to_string(file).ok()?;
     let ranges = parse_subordinate(&text, user, uid);
     (!ranges.is_empty()).then_some(ranges)
+}
+
+/// The first id of a range of [`ENOUGH`] ids that nobody has in /etc/subuid or /etc/subgid; `None` where there is no room.
+pub fn free_range() -> Option<u32> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    free_in(&format!("{}\n{}", read("/etc/subuid"), read("/etc/subgid")))
+}
+
+fn free_in(text: &str) -> Option<u32> {
+    let numbers = |line: &str| {
+        let mut fields = line.trim().split(':').skip(1).map(str::parse::<u32>);
+        Some((fields.next()?.ok()?, fields.next()?.ok()?))
+    };
+    let mut taken: Vec<(u32, u32)> = text.lines().filter_map(numbers).collect();
+    taken.sort_unstable();
+    let mut free = FIRST_SUBORDINATE;
+    for (start, count) in taken {
+        if start.saturating_sub(free) >= ENOUGH {
+            break;
+        }
+        free = free.max(start.saturating_add(count));
+    }
+    // Kiln as root uses the upper half.
+    free.checked_add(ENOUGH).filter(|end| *end <= HALF).map(|_| free)
 }
 
 fn parse_subordinate(text: &str, user: &str, uid: u32) -> Vec<(u32, u32)> {
@@ -388,6 +427,15 @@ mod tests {
         let text = "root:1:2\nme:100000:65536\n1000:300000:10\nme:x:1\nyou:5:5\n";
         assert_eq!(parse_subordinate(text, "me", 1000), [(100_000, 65_536), (300_000, 10)]);
         assert!(parse_subordinate(text, "nobody", 65_534).is_empty());
+    }
+
+    #[test]
+    fn a_range_that_nobody_has() {
+        assert_eq!(free_in(""), Some(100_000));
+        assert_eq!(free_in("a:100000:65536\nb:165536:65536\n"), Some(231_072));
+        assert_eq!(free_in("b:165536:65536\nx:y:z\n\n"), Some(100_000));
+        assert_eq!(free_in("b:165535:65536\n"), Some(231_071), "one id is short");
+        assert_eq!(free_in("a:1:4294967295\n"), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ fn left_behind(groups: &[PathBuf]) -> Vec<&PathBuf> {
 
 /// Takes too much memory. It asks to be the one that the kernel ends: between two commands of a size, and while
 /// the first is still being torn down, the kernel may otherwise choose the shell.
-const HUNGRY: &str =
+pub const HUNGRY: &str =
     "head -c 300m /dev/zero | sh -c 'echo 1000 > /proc/self/oom_score_adj; exec tail' > /dev/null";
 
 #[test]
@@ -134,6 +134,28 @@ fn limits_reach_the_kernel() {
 }
 
 #[test]
+fn limits_that_cannot_be_are_explained() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN true\n");
+    let swap = ["--memory=20m", "--memory-swap=10m"];
+    project.build(&swap).fails(2, &["--memory-swap is less than --memory", "memory and swap together"]);
+    let built = project.build(&["--cpuset-cpus=9999"]);
+    if limited(&built) {
+        built.fails(1, &["of the processors 9999 not all are here; there are 0"]);
+    }
+}
+
+#[test]
+fn shared_memory_of_no_size_is_the_default() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN df -k /dev/shm | tail -n 1 > /size\n");
+    for (flag, size) in [("--shm-size=0", "65536"), ("--shm-size=1m", "1024")] {
+        let line = project.build(&[flag]).image().text("size");
+        assert_eq!(line.split_whitespace().nth(1), Some(size), "{flag}: {line}");
+    }
+}
+
+#[test]
 fn a_command_sees_its_group_as_the_root() {
     let Some(project) = Project::with_base() else { return };
     let project = project.buildfile("FROM base\nRUN cat /proc/self/cgroup > /group\n");
@@ -150,7 +172,8 @@ fn a_parent_group_of_the_users_choice() {
     let parent = format!("kiln-it-parent-{}", std::process::id());
     let text = "FROM base\nRUN sleep 1\n";
     let project = project.buildfile(text);
-    let mut command = project.build_command(["--cgroup-parent", &parent, "-otype=cacheonly"]);
+    let mut command =
+        project.build_command(["--cgroup-parent", &parent, "--cpuset-cpus=0", "-otype=cacheonly"]);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("kiln starts");
     let parents = || -> Vec<PathBuf> { groups().into_iter().filter(|dir| dir.ends_with(&parent)).collect() };
     let mut children = 0;

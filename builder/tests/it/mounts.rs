@@ -25,6 +25,46 @@ fn bind_shows_the_context_and_writes_vanish() {
 }
 
 #[test]
+fn a_mount_on_or_over_kilns_own_files_holds() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\n\
+                RUN --mount=type=bind,source=f,target=/etc/hosts cat /etc/hosts > /hosts\n\
+                RUN --mount=type=bind,source=f,target=/etc/resolv.conf cat /etc/resolv.conf > /conf\n\
+                RUN --mount=type=bind,source=d,target=/etc ls -A /etc > /listed\n\
+                RUN --mount=type=tmpfs,target=/etc ls -A /etc > /empty\n";
+    let project = project.file("f", "mine\n").file("d/one", "").buildfile(text);
+    let image = project.build(&[]).image();
+    assert_eq!((image.text("hosts"), image.text("conf")), ("mine\n".to_owned(), "mine\n".to_owned()));
+    assert_eq!((image.text("listed"), image.text("empty")), ("one\n".to_owned(), String::new()));
+}
+
+#[test]
+fn a_directory_above_a_mount_point_is_in_no_layer_unless_something_is_in_it() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\n\
+                RUN --mount=type=cache,target=/a/deep/er chmod 700 /a && touch /a/deep/x && rm /a/deep/x\n\
+                RUN --mount=type=cache,target=/b/deep/er touch /b/kept && touch /b/deep\n\
+                RUN mkdir /own\n\
+                RUN --mount=type=cache,target=/own/deep chmod 700 /own\n";
+    let image = project.buildfile(text).build(&[]).image();
+    let names: Vec<&String> =
+        image.files.keys().filter(|name| name.as_str() < "bin" || name.starts_with("own")).collect();
+    assert_eq!(names, ["b", "b/kept", "own"]);
+    assert_eq!(image.files["own"].mode & 0o777, 0o700);
+}
+
+#[test]
+fn a_file_is_not_mounted_over_a_directory() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN --mount=type=secret,id=f,target=/etc true\n";
+    let project = project.file("f", "x").buildfile(text);
+    let secret = format!("id=f,src={}", project.context("f").display());
+    project.build(&["--secret", &secret]).fails(1, &["mount `/etc`", "is a file, but there is a directory"]);
+    project.write("Buildfile", "FROM base\nRUN --mount=type=tmpfs,target=/etc/passwd true\n");
+    project.build(&[]).fails(1, &["mount `/etc/passwd`", "is a directory, but there is a file"]);
+}
+
+#[test]
 fn bind_from_a_stage() {
     let Some(project) = Project::with_base() else { return };
     let text = "FROM base AS tools\nRUN mkdir /t && echo tool > /t/x\n\

@@ -236,3 +236,12 @@ fn the_hosts_network_is_the_hosts() {
     let image = project.build(&["--allow", "network.host", "--network", "host"]).image();
     assert_eq!(image.text("got"), "reached");
 }
+
+#[test]
+fn the_gateway_of_the_hosts_network_is_its_loopback() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN cat /etc/hosts > /hosts\n");
+    let flags = ["--allow", "network.host", "--network", "host", "--add-host", "me:host-gateway"];
+    let hosts = project.build(&flags).image().text("hosts");
+    assert!(hosts.lines().any(|line| line == "127.0.0.1\tme"), "{hosts}");
+}

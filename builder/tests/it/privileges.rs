@@ -113,3 +113,41 @@ fn labels_apply_or_are_said_to_have_no_effect() {
     project.build(&["--security-opt=magic=1"]).fails(2, &["`magic=1` is none of"]);
     project.build(&["--security-opt=apparmor=unconfined", "--security-opt=label=disable"]).succeeds();
 }
+
+#[test]
+fn ids_of_the_host_are_roots_to_give() {
+    let Some(project) = Project::with_base() else { return };
+    let built = project.buildfile("FROM base\nRUN true\n").build(&["--userns=host"]);
+    built.succeeds();
+    assert_eq!(built.log().contains("--userns=host has no effect"), !is_root(), "{}", built.log());
+}
+
+#[test]
+fn a_group_without_an_id_here_is_named() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN echo far:x:3000000:app >> /etc/group\nUSER app\nRUN id -G\n";
+    let built = project.buildfile(text).build(&[]);
+    if is_root() {
+        return built.succeeds();
+    }
+    if built.log().contains("no subordinate ids") {
+        return skipped("a single id has no groups");
+    }
+    built.fails(1, &["3000000", "have no mapping in this user namespace", "more subordinate ids"]);
+}
+
+#[test]
+fn info_does_not_promise_what_the_kernel_refuses() {
+    let project = Project::new();
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-U", "-r", "sh", "-c", script, "sh"]).arg(crate::project::binary());
+    command.arg("info").env("KILN_ROOT", project.store());
+    let Ok(output) = command.output() else { return skipped("there is no unshare(1)") };
+    let ended = crate::project::Ended::from_output(output);
+    if !ended.stdout.contains("sandbox") {
+        return skipped("no user namespace can be made here");
+    }
+    assert!(ended.stdout.contains("sandbox   not possible"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("user.max_user_namespaces"), "{}", ended.stdout);
+}

@@ -72,6 +72,41 @@ fn changes_are_thrown_away() {
 }
 
 #[test]
+fn limits_are_told() {
+    let Some(project) = with_image("FROM base\n") else { return };
+    let fork = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait";
+    let ended = project.run(&["run", "--pids-limit=5", "made", "sh", "-c", fork]);
+    if ended.stderr.contains("--pids-limit) has no effect") {
+        assert!(!crate::project::is_root(), "{}", ended.stderr);
+        return;
+    }
+    assert_ne!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("warning: process `sh -c"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("its limit of 5 was reached"), "{}", ended.stderr);
+    let ended = project.run(&["run", "--memory=32m", "made", "sh", "-c", crate::limits::HUNGRY]);
+    let limited = !ended.stderr.contains("has no effect");
+    assert!(!limited || ended.stderr.contains("its limit of 32 MiB was reached"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_stopped_command_is_no_stopped_build() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+    let Some(project) = with_image("FROM base\n") else { return };
+    let mut command = project.kiln(["run", "made", "sh", "-c", "echo begun; sleep 60"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kiln starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("read");
+    assert_eq!(line, "begun\n");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+    let ended = Ended::from_output(child.wait_with_output().expect("kiln ends"));
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    assert!(ended.stderr.contains("stopped before the command ended"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("build"), "{}", ended.stderr);
+}
+
+#[test]
 fn standard_input_arrives() {
     use std::io::Write as _;
     use std::process::Stdio;

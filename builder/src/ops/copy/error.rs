@@ -103,12 +103,23 @@ impl CopyError {
             Self::Owner(OwnerError::UnknownUser { .. } | OwnerError::UnknownGroup { .. }) => {
                 Some("add the name in an earlier RUN, or use a number".to_owned())
             }
+            Self::File(error) if error.source.raw_os_error() == Some(libc::EINVAL) && is_of_owner(error) => {
+                Some(
+                    "the owner has an id that this user namespace does not have; `kiln info` says how to get more \
+                     ids, and without --chown the file is root's"
+                        .to_owned(),
+                )
+            }
             Self::NonDirectory { .. } | Self::Directory { .. } => {
                 Some("remove the existing path first, or choose another destination".to_owned())
             }
             _ => None,
         }
     }
+}
+
+fn is_of_owner(error: &FsError) -> bool {
+    matches!(error.action, "chown" | "set metadata of")
 }
 
 /// A path of an image for messages: absolute, lossy.

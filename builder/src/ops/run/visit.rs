@@ -15,6 +15,7 @@ use super::start;
 use crate::image::platform::Platform;
 use crate::ops::OpError;
 use crate::ops::caches::Claimed;
+use crate::ops::guards;
 use crate::ops::local::{LocalExecutor, RunDefaults};
 use crate::plan::graph::{Guards, MountSource, MountSpec, RunSpec};
 use crate::sandbox::emulate;
@@ -45,7 +46,17 @@ pub fn interactive(
     let begun = executor.snapshots.begin(&base.layers)?;
     let mut prepared = Prepared::for_platform(executor, platform)?;
     prepared.trust(executor, base)?;
-    start(executor, spec, &Guards::default(), base, &begun, &prepared, streams())
+    let guards = Guards::default();
+    let ended = start(executor, spec, &guards, base, &begun, &prepared, streams())?;
+    tell_limits(executor, spec, &guards, &ended);
+    Ok(ended)
+}
+
+/// How a command ended is its own business here; that a limit ended it nobody would see from its exit code.
+fn tell_limits(executor: &LocalExecutor<'_>, spec: &RunSpec, guards: &Guards, ended: &Ended) {
+    if let Some(met) = guards::met(spec, &guards::limits(executor, guards), ended) {
+        executor.events.warn(met.to_string());
+    }
 }
 
 /// A terminal of its own where kiln has one, else what kiln reads from and writes to.
@@ -205,7 +216,9 @@ pub fn visit(
         prepared.mounts.push(busybox(path));
     }
     let guards = Guards { timeout: None, ..guards.clone() };
-    start(executor, &spec, &guards, base, &begun, &prepared, streams)
+    let ended = start(executor, &spec, &guards, base, &begun, &prepared, streams)?;
+    tell_limits(executor, &spec, &guards, &ended);
+    Ok(ended)
 }
 
 fn busybox(path: &Path) -> SandboxMount {

@@ -128,3 +128,18 @@ fn a_group_goes_and_so_does_what_the_dead_left() {
     assert!(!parent.join("kiln-4194305-7").exists());
     assert_eq!(fs::read_dir(&parent).unwrap().count(), 2);
 }
+
+#[test]
+fn an_empty_group_of_v1_gets_what_is_above() {
+    let dir = tempfile::tempdir().unwrap();
+    let (middle, low) = (dir.path().join("a"), dir.path().join("a/b"));
+    fs::create_dir_all(&low).unwrap();
+    for (group, text) in [(dir.path(), "0-3\n"), (&middle, "\n"), (&low, "\n")] {
+        fs::write(group.join("cpuset.cpus"), text).unwrap();
+    }
+    assert_eq!(inherit(&low, "cpuset.cpus").as_deref(), Some("0-3"));
+    assert_eq!(fs::read_to_string(middle.join("cpuset.cpus")).unwrap(), "0-3");
+    fs::write(low.join("cpuset.cpus"), "1\n").unwrap();
+    assert_eq!(inherit(&low, "cpuset.cpus").as_deref(), Some("1"), "what is there stays");
+    assert_eq!(inherit(&low, "cpuset.mems"), None);
+}

@@ -194,7 +194,9 @@ pub fn configure_namespace(mode: NetworkMode) -> Result<Option<Channels>, NetErr
 pub fn kept_from_helpers() -> Result<Vec<(IpAddr, u8)>, NetError> {
     let mut networks = vec![(IpAddr::from([169, 254, 0, 0]), 16)];
     let own = Socket::open(Family::Route)?.addresses()?;
-    networks.extend(own.into_iter().filter(|ip| ip.is_ipv4() && !ip.is_loopback()).map(|ip| (ip, 32)));
+    let own = own.into_iter().filter(|ip| !ip.is_loopback());
+    let single = own.chain(policy::METADATA_SERVICES).filter(IpAddr::is_ipv4);
+    networks.extend(single.map(|ip| (ip, 32)));
     Ok(networks)
 }
 

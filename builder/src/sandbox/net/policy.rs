@@ -15,11 +15,21 @@ use std::sync::Arc;
 
 use crate::sys::netlink::RouteKind;
 
-/// The instance metadata services that clouds offer at an IPv6 address. The IPv4 one, 169.254.169.254, is
-/// link-local and refused as such; these give the same credentials.
-const METADATA_SERVICES: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
-    Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
+/// The instance metadata services of clouds that are at other than link-local addresses, which are refused as such.
+/// They give the same credentials.
+pub(super) const METADATA_SERVICES: [IpAddr; 6] = [
+    // Amazon.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    // Google.
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
+    // Scaleway.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042)),
+    // Alibaba.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    // Azure's agent service, which hands out what a machine is provisioned with.
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    // Oracle.
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
 ];
 
 /// Destinations that are refused beside those that always are.
@@ -134,6 +144,10 @@ impl Policy {
         if destination.port() == 53 && !self.nameservers.is_empty() {
             return Ok(self.nameservers.clone());
         }
+        // After port 53: at one of these addresses Azure has its nameserver as well.
+        if METADATA_SERVICES.contains(&destination.ip()) {
+            return Err(Refusal::Metadata);
+        }
         match route_kind(destination.ip()) {
             RouteKind::Local if !self.allow_host => Err(Refusal::HostAddress),
             RouteKind::Group => Err(Refusal::NotUnicast),
@@ -158,7 +172,6 @@ fn refuse_special(ip: IpAddr) -> Result<(), Refusal> {
         IpAddr::V4(_) => Ok(()),
         IpAddr::V6(ip) if ip.is_loopback() => Err(Refusal::Loopback),
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Err(Refusal::LinkLocal),
-        IpAddr::V6(ip) if METADATA_SERVICES.contains(&ip) => Err(Refusal::Metadata),
         // ::/96 is unspecified, loopback, or the retired IPv4-compatible form.
         IpAddr::V6(ip) if ip.is_multicast() || ip.segments()[..6] == [0; 6] => Err(Refusal::NotUnicast),
         IpAddr::V6(_) => Ok(()),
@@ -186,6 +199,12 @@ mod tests {
             ("[fe80::1]:80", Refusal::LinkLocal),
             ("[fe80::1%3]:80", Refusal::LinkLocal),
             ("[fd00:ec2::254]:80", Refusal::Metadata),
+            ("[fd20:ce::254]:80", Refusal::Metadata),
+            ("[fd00:42::42]:80", Refusal::Metadata),
+            ("100.100.100.200:80", Refusal::Metadata),
+            ("168.63.129.16:32526", Refusal::Metadata),
+            ("[::ffff:168.63.129.16]:80", Refusal::Metadata),
+            ("192.0.0.192:80", Refusal::Metadata),
             ("0.0.0.0:80", Refusal::NotUnicast),
             ("0.1.2.3:80", Refusal::NotUnicast),
             ("[::]:80", Refusal::NotUnicast),
@@ -220,6 +239,7 @@ mod tests {
         let gateway = route(&policy, "192.0.0.1:8080", RouteKind::Unicast);
         assert_eq!(gateway, Ok(vec!["127.0.0.1:8080".parse().expect("address")]));
         assert_eq!(route(&policy, "8.8.8.8:53", RouteKind::Unicast), Ok(vec![server]));
+        assert_eq!(route(&policy, "168.63.129.16:53", RouteKind::Unicast), Ok(vec![server]));
         assert_eq!(route(&policy, "127.0.0.1:53", RouteKind::Local), Err(Refusal::Loopback));
     }
 
