@@ -29,7 +29,9 @@ use crate::plan::graph::{Graph, MountSource, Op, Plan, VertexId};
 use crate::snapshot::mounts::{self, MountError};
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::{Solved, is_step};
+use crate::store::StoreError;
 use crate::store::records::StepResult;
+use crate::transfer::StoredBlob;
 
 /// Requests at a time.
 const AT_ONCE: usize = 8;
@@ -270,7 +272,12 @@ impl Upload<'_> {
         if store.blob_size(&blob.digest) != Some(blob.size) {
             self.snapshots.fetch_pending(&layer.snapshot)?;
         }
-        cache.put_blob(blob, &store.blob_path(&blob.digest)).map_err(failed)?;
+        cache.put_blob(blob, &StoredBlob { store, blob }).map_err(|error| {
+            match store.check_blob(&blob.digest) {
+                Some(_) => StoreError::DamagedBlob { digest: blob.digest }.into(),
+                None => failed(error),
+            }
+        })?;
         Ok(true)
     }
 
