@@ -26,6 +26,7 @@ pub mod graph;
 pub mod limits;
 pub mod login;
 pub mod look;
+pub mod manifest;
 pub mod mounts;
 pub mod pair;
 pub mod privileges;
@@ -112,6 +113,8 @@ pub enum Command {
     Tag(TagArgs),
     /// Show what an image is, here or in a registry
     Inspect(Box<InspectArgs>),
+    /// Make images of several platforms out of images of one
+    Manifest(Box<manifest::ManifestArgs>),
     /// Keep credentials for a registry
     Login(LoginArgs),
     /// Forget credentials for a registry
@@ -149,6 +152,8 @@ pub enum Command {
     History(record::HistoryArgs),
     /// Show what the steps of a build wrote
     Log(record::LogArgs),
+    /// Write a page about a build: times, graph, layers, checks, logs
+    Report(record::ReportArgs),
     /// Tell why steps of a build ran
     Explain(record::ExplainArgs),
     /// Enter a step of a build with a shell: the one that failed, or any

@@ -93,6 +93,22 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
     report(&file, &settings, local.as_ref(), args.format, args.error)
 }
 
+/// What is found in the Buildfile at `path`, as text; nothing when it cannot be read.
+pub(super) fn findings_of(path: &Path, target: Option<String>) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let file = File { name: path.display().to_string(), text, path: Some(path.to_owned()) };
+    let local = path.parent().and_then(|directory| local_context(directory, &file).ok().flatten());
+    let settings = Settings { target, ..Settings::default() };
+    let found = findings::find(&file, &settings, local.as_ref());
+    let report = Findings {
+        file: &file.name,
+        text: &file.text,
+        diagnostics: &found.diagnostics,
+        strict: found.config.error,
+    };
+    Some(if found.diagnostics.is_empty() { String::new() } else { report.render(Format::Text, Style::PLAIN) })
+}
+
 /// `kiln build --check` and `--call`.
 pub(super) fn call(root: Option<PathBuf>, args: &BuildArgs) -> Result<u8, Failure> {
     let environment = |name: &str| std::env::var_os(name);

@@ -17,9 +17,11 @@ mod inspect;
 mod layers;
 mod login;
 mod look;
+mod manifest;
 mod privileges;
 mod prune;
 mod record;
+mod report;
 mod reset;
 mod rmi;
 mod run;
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Copy(copy) => transfer::copy(root, &copy),
         Command::Tag(tag) => transfer::tag(root, &tag),
         Command::Inspect(inspect) => inspect::inspect(root, &inspect),
+        Command::Manifest(manifest) => manifest::manifest(root, *manifest),
         Command::Login(login) => login::login(&login),
         Command::Logout(logout) => login::logout(&logout),
         Command::Layers(layers) => layers::layers(root, &layers),
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::History(history) => record::history(root, &history),
         Command::Log(log) => record::log(root, &log),
         Command::Debug(debug) => debug::debug(root, &debug),
+        Command::Report(report) => report::report(root, &report),
         Command::Explain(explain) => record::explain(root, &explain),
         Command::Check(check) => check::check(&check),
         Command::Graph(graph) => graph::graph(&graph),

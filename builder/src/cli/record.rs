@@ -41,11 +41,11 @@ pub(super) fn record_failure(error: &RecordError) -> Failure {
     }
 }
 
-fn shelf(root: Option<PathBuf>) -> Result<Shelf, Failure> {
+pub(super) fn shelf(root: Option<PathBuf>) -> Result<Shelf, Failure> {
     Ok(Shelf::new(&session::store_root(root)?))
 }
 
-fn find(shelf: &Shelf, build: Option<&str>) -> Result<(Entry, BuildRecord), Failure> {
+pub(super) fn find(shelf: &Shelf, build: Option<&str>) -> Result<(Entry, BuildRecord), Failure> {
     let entry = shelf.find(build).map_err(|e| record_failure(&e))?;
     let record = shelf.read(&entry).map_err(|e| record_failure(&e))?;
     Ok((entry, record))
@@ -107,7 +107,7 @@ fn row(head: &Head) -> [String; 8] {
 }
 
 /// Names of the image, else the context, with the target.
-fn what(head: &Head) -> String {
+pub(super) fn what(head: &Head) -> String {
     let about = &head.about;
     let familiar = |name: &String| name.parse::<Reference>().map_or_else(|_| name.clone(), |n| n.familiar());
     let mut what = match &about.names[..] {

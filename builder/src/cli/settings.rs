@@ -209,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_is_one() {
+        let docs = include_str!("../../../docs/registry.md");
+        let (_, rest) = docs.split_once("```toml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        let mut settings = Settings::default();
+        settings.add(Path::new("/etc/kiln/kiln.toml"), text).unwrap();
+        assert_eq!((settings.retries, settings.registries.len()), (Some(5), 2));
+        assert_eq!(settings.registries["docker.io"].mirrors.len(), 2);
+    }
+
+    #[test]
     fn one_file_can_be_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("own.toml");

@@ -205,8 +205,13 @@ impl Mover {
         self.done(inventory, &format!("{verb} {destination}: {told}"))
     }
 
+    /// Ends the display.
+    pub(super) fn finish(&self) {
+        self.progress.finish();
+    }
+
     /// Runs a transfer, and tells in a few words how its blobs got where they are.
-    fn moving(
+    pub(super) fn moving(
         &self,
         inventory: &Inventory,
         run: impl FnOnce(transfer::Watcher<'_>) -> Result<(), TransferError>,

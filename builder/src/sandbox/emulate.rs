@@ -3,8 +3,9 @@
 //! | found | what a RUN gets |
 //! | --- | --- |
 //! | the processor runs them itself (386 on amd64) | nothing |
-//! | the kernel has a handler that keeps its interpreter open (binfmt_misc, flag `F`) | nothing |
+//! | the kernel has a handler that keeps its interpreter open (binfmt_misc, flag `F`) and the program's name (`P`) | nothing |
 //! | a static qemu-user, and a kernel with binfmt_misc for each user namespace (Linux 6.7) | a handler of its own |
+//! | the kernel has a handler that keeps its interpreter open | nothing; programs see their path as their name |
 //! | the kernel has a handler that names a path | the interpreter at that path, for the time of the RUN |
 //!
 //! Invariants: nothing here is ever in a layer: a handler lives in the sandbox's user namespace, an interpreter on a
@@ -112,7 +113,7 @@ pub fn support(host: &str, architecture: &str, directories: &[PathBuf]) -> Suppo
         return Support::Missing(format!("kiln knows no emulator for {architecture}"));
     };
     let registered = registered(Path::new(HANDLERS), machine);
-    if let Some(Entry { is_open: true, .. }) = &registered {
+    if let Some(Entry { is_open: true, keeps_name: true, .. }) = &registered {
         return Support::Registered;
     }
     let directories = directories.iter().cloned().chain(DIRECTORIES.map(PathBuf::from));
@@ -121,6 +122,7 @@ pub fn support(host: &str, architecture: &str, directories: &[PathBuf]) -> Suppo
     let release = uname.release().to_string_lossy();
     match (found, registered) {
         (Some(program), _) if kernel_at_least(&release, NAMESPACED_SINCE) => own(machine, &program),
+        (_, Some(Entry { is_open: true, .. })) => Support::Registered,
         (_, Some(entry)) => Support::Visible(entry.interpreter),
         (Some(program), None) => Support::Missing(format!(
             "`{}` is installed, but Linux {release} has to be told of it (binfmt_misc)",
@@ -141,10 +143,12 @@ pub fn emulated(host: &str, directories: &[PathBuf]) -> Vec<&'static str> {
 fn own(machine: &Machine, program: &Path) -> Support {
     let interpreter = program.display().to_string();
     let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
-    // O and C: the program is opened, and its owner and set-user-id bit count, as without an emulator. F: the
-    // interpreter is opened now, so that it need not be inside.
+    // P: the program gets the name it was called by (`argv[0]`) and not its path, which decides what programs such as
+    // busybox do; qemu learns of it from the kernel (5.12) and understands it since 5.2. O and C: the program is opened,
+    // and its owner and set-user-id bit count, as without an emulator. F: the interpreter is opened now, so that it
+    // need not be inside.
     let registration = format!(
-        ":kiln-{}:M::{}:{}:{interpreter}:OCF",
+        ":kiln-{}:M::{}:{}:{interpreter}:POCF",
         machine.qemu,
         escaped(&machine.header()),
         escaped(&machine.mask())
@@ -190,6 +194,8 @@ struct Entry {
     interpreter: PathBuf,
     /// The kernel holds the interpreter open (flag `F`).
     is_open: bool,
+    /// Programs get the name they are called by (flag `P`).
+    keeps_name: bool,
 }
 
 fn registered(handlers: &Path, machine: &Machine) -> Option<Entry> {
@@ -205,7 +211,7 @@ fn registered(handlers: &Path, machine: &Machine) -> Option<Entry> {
         .filter(|path| !path.ends_with("status") && !path.ends_with("register"))
         .filter_map(|path| entry(&fs::read_to_string(path).ok()?, &header))
         .collect();
-    entries.sort_by_key(|entry| !entry.is_open);
+    entries.sort_by_key(|entry| (!entry.is_open, !entry.keeps_name));
     entries.into_iter().next()
 }
 
@@ -227,6 +233,7 @@ fn entry(text: &str, header: &[u8]) -> Option<Entry> {
     fits.then(|| Entry {
         interpreter: value("interpreter").unwrap_or_default().into(),
         is_open: flags.contains('F'),
+        keeps_name: flags.contains('P'),
     })
 }
 
@@ -252,7 +259,7 @@ mod tests {
     use super::*;
 
     /// As Debian's qemu-user-static registers it.
-    const AARCH64: &str = "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: OCF\noffset 0\n\
+    const AARCH64: &str = "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: POCF\noffset 0\n\
         magic 7f454c460201010000000000000000000200b700\nmask ffffffffffffff00fffffffffffffffffeffffff\n";
 
     #[test]
@@ -262,6 +269,9 @@ mod tests {
         };
         assert_eq!(of(AARCH64, "arm64"), Some(true));
         assert_eq!(of(&AARCH64.replace("OCF", "OC"), "arm64"), Some(false));
+        let keeps_name =
+            |text: &str| entry(text, &Machine::of("arm64").unwrap().header()).unwrap().keeps_name;
+        assert!(keeps_name(AARCH64) && !keeps_name(&AARCH64.replace("POCF", "OCF")));
         for other in ["riscv64", "arm", "s390x", "amd64"] {
             assert_eq!(of(AARCH64, other), None, "{other}");
         }
@@ -279,9 +289,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let machine = Machine::of("arm64").unwrap();
         assert_eq!(registered(dir.path(), machine), None);
-        fs::write(dir.path().join("a"), AARCH64.replace("OCF", "").replace("qemu", "other")).unwrap();
-        fs::write(dir.path().join("b"), AARCH64).unwrap();
+        fs::write(dir.path().join("a"), AARCH64.replace("POCF", "").replace("qemu", "other")).unwrap();
+        fs::write(dir.path().join("b"), AARCH64.replace("POCF", "OCF")).unwrap();
+        fs::write(dir.path().join("c"), AARCH64).unwrap();
         let found = registered(dir.path(), machine).unwrap();
+        assert!(found.keeps_name, "one that keeps names is better still");
         assert_eq!(found.interpreter, Path::new("/usr/bin/qemu-aarch64-static"), "an open one is better");
         fs::write(dir.path().join("status"), "disabled\n").unwrap();
         assert_eq!(registered(dir.path(), machine), None);
@@ -304,7 +316,7 @@ mod tests {
         }
         let Support::Own(handler) = own(Machine::of("arm64").unwrap(), Path::new("/q")) else { panic!() };
         assert!(handler.registration.starts_with(r":kiln-aarch64:M::\x7f\x45\x4c\x46\x02\x01"));
-        assert!(handler.registration.ends_with(":/q:OCF"));
+        assert!(handler.registration.ends_with(":/q:POCF"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::store::records::{ImageRecord, now};
 
 /// Shortest beginning of an id that names an image.
-const MIN_ID_DIGITS: usize = 6;
+pub(super) const MIN_ID_DIGITS: usize = 6;
 
 /// The image of a name or of the beginning of an id.
 pub fn find_in_store(store: &Store, text: &str) -> Result<Option<ImageRecord>, TransferError> {

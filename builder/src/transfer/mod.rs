@@ -11,8 +11,10 @@
 //! - blobs come before the documents that name them, and the name comes last: nothing partial has a name;
 //! - every blob is verified by whoever takes it, and readers report a wrong one at their end.
 
+mod docker_archive;
 mod inventory;
 mod keep;
+mod lists;
 mod origin;
 mod place;
 mod push;
@@ -21,6 +23,7 @@ mod write;
 
 pub use inventory::{Document, Inventory, index_of};
 pub use keep::{find_in_store, keep, name_in_store};
+pub use lists::{ImageList, ListChange};
 pub use origin::{Content, Origin, StoreContent};
 pub use place::{Place, PlaceError};
 pub use push::{PushTarget, Pushed, StoredBlob, push};
@@ -86,14 +89,26 @@ pub enum TransferError {
     NoPlatform { wanted: String, have: String },
     #[error("the image is an index of indexes nested too deeply")]
     Nested,
+    #[error("`{0}` is not a list of images but an image")]
+    NotAList(String),
+    #[error("`{list}` has no image `{which}`")]
+    NoEntry { list: String, which: String },
+    #[error("two images are for {platform}; the first one is {digest}")]
+    SamePlatform { platform: String, digest: Digest },
+    #[error("cannot read the archive `{}`", path.display())]
+    Archive {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the archive `{}` has several images, or none of that name; it has {have}", path.display())]
+    NotInArchive { path: PathBuf, have: String },
     #[error("cannot read blob {digest}")]
     Read {
         digest: Digest,
         #[source]
         source: io::Error,
     },
-    #[error("`{}` cannot be written to: {reason}", path.display())]
-    Destination { path: PathBuf, reason: &'static str },
     #[error("a file for docker holds one platform, and the image has {0}")]
     SeveralPlatforms(usize),
 }
@@ -103,6 +118,13 @@ impl TransferError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.hint(),
+            Self::SamePlatform { .. } => Some(
+                "`kiln manifest add` puts an image in the place of another one; `kiln manifest annotate` changes what an \
+                 image is for"
+                    .to_owned(),
+            ),
+            Self::NoEntry { list, .. } => Some(format!("`kiln manifest inspect {list}` shows what it has")),
+            Self::NotInArchive { .. } => Some("name one of them: docker-archive:FILE:NAME".to_owned()),
             Self::NotInStore(_) => Some("`kiln images` lists the images".to_owned()),
             Self::SeveralPlatforms(_) | Self::NoPlatform { .. } => {
                 Some("choose one with --platform OS/ARCH".to_owned())

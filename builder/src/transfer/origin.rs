@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
+use super::docker_archive::DockerArchive;
 use super::stream::RemoteBlob;
 use super::{Place, TransferError, find_in_store};
 use crate::base::digest::Digest;
 use crate::base::limits::MAX_METADATA_BYTES;
-use crate::context::layout::{Layout, LayoutRef};
+use crate::context::layout::{Layout, LayoutError, LayoutRef};
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::layer::blob::VerifiedReader;
@@ -106,7 +107,19 @@ impl<'a> Origin<'a> {
     }
 
     fn in_layout(wanted: &LayoutRef, name: Option<&Reference>) -> Result<Self, TransferError> {
-        let layout = Layout::open(&wanted.path)?;
+        let layout = match Layout::open(&wanted.path) {
+            Ok(layout) => layout,
+            // `docker save` before version 25 and `podman save` write no layout.
+            Err(error @ LayoutError::NotALayout { missing: "oci-layout", .. }) => {
+                let archive = match wanted.path.is_file() {
+                    true => DockerArchive::open(&wanted.path, name)?.ok_or(error)?,
+                    false => return Err(error.into()),
+                };
+                let (root, name) = (archive.root(), name.cloned());
+                return Ok(Self { root, content: Box::new(archive), stored_as: None, name });
+            }
+            Err(error) => return Err(error.into()),
+        };
         let root = layout.root(wanted)?;
         Ok(Self { root, content: Box::new(LayoutContent(layout)), stored_as: None, name: name.cloned() })
     }

@@ -6,7 +6,7 @@
 //! | `docker://NAME[:TAG][@DIGEST]` | a registry |
 //! | `oci:DIR[:TAG]`, `oci-layout://DIR[:TAG]` | an OCI layout |
 //! | `oci-archive:FILE[:TAG]` | a tar of one |
-//! | `docker-archive:FILE[:NAME]` | the same with docker's `manifest.json` |
+//! | `docker-archive:FILE[:NAME]` | the same with docker's `manifest.json`; as a source also without a layout |
 //! | `./PATH`, `/PATH` | a layout or an archive, whichever is there |
 //!
 //! The prefixes are skopeo's and podman's.

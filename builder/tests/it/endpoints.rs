@@ -46,7 +46,8 @@ fn logged(registry: &RealRegistry, line: &str, status: u16) -> bool {
     let wanted = |entry: &String| {
         entry.contains(&format!("\"{line}")) && entry.contains(&format!("HTTP/1.1\" {status} "))
     };
-    (0..100).any(|_| {
+    // Thirty seconds at most, which only a failure takes.
+    (0..1500).any(|_| {
         let found = registry.log().iter().any(wanted);
         if !found {
             std::thread::sleep(std::time::Duration::from_millis(20));

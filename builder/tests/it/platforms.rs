@@ -69,6 +69,16 @@ fn starter() -> Vec<u8> {
     program(&[address(0, 20), set(1, 0), set(2, 0), set(8, EXECVE), CALL], b"/hello\0")
 }
 
+/// Says the first four bytes of the name that it was called by.
+fn name() -> Vec<u8> {
+    const LOAD_NAME: u32 = 0xf940_07e1; // ldr x1, [sp, #8]
+    let write = |bytes: u32, load: u32| [set(0, 1), load, set(2, bytes), set(8, WRITE), CALL];
+    let exit = [set(0, 0), set(8, EXIT), CALL];
+    // From the load of the address, the second instruction of the second write, to the text.
+    let code = [&write(4, LOAD_NAME)[..], &write(1, address(1, 4 * 7)), &exit].concat();
+    program(&code, b"\n")
+}
+
 fn project(status: u32, run: &str) -> Project {
     let project = Project::new()
         .file("hello", hello(status))
@@ -105,6 +115,19 @@ fn a_step_for_another_processor() {
     assert_eq!(image.config["architecture"], "arm64");
     let names: Vec<&String> = image.files.keys().collect();
     assert_eq!(names, ["hello", "start"], "the emulator is in no layer");
+}
+
+#[test]
+fn a_program_for_another_processor_keeps_its_name() {
+    if !emulates() {
+        return;
+    }
+    let project = Project::new()
+        .file("name", name())
+        .buildfile("FROM scratch\nCOPY --chmod=755 name /\nENV PATH=/\nRUN [\"name\"]\n");
+    let built = project.build(&["--platform=linux/arm64"]);
+    built.succeeds();
+    assert!(built.log().lines().any(|line| line.ends_with(" name")), "{}", built.log());
 }
 
 #[test]

@@ -192,6 +192,21 @@ fn manifest(content: &mut Content, request: &Request, repository: &str, name: &s
     Response::new(201, "").header("docker-content-digest", own)
 }
 
+/// A port that the kernel gives to nobody who asks for any: it is free until the registry takes it.
+fn free_port() -> Option<u16> {
+    /// Below the usual range of ports for anybody (32768 and up).
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    (0..COUNT).find_map(|_| {
+        let number = u32::try_from(NEXT.fetch_add(1, Ordering::SeqCst)).ok()?;
+        // Several suites may run on a machine.
+        let port = FIRST + (std::process::id().wrapping_mul(131).wrapping_add(number)) % COUNT;
+        let port = u16::try_from(port).ok()?;
+        std::net::TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    })
+}
+
 /// The reference implementation, from the package docker-registry.
 pub struct RealRegistry {
     child: Child,
@@ -216,10 +231,7 @@ impl RealRegistry {
 
     fn start_with(more: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .map_err(|e| e.to_string())?
-            .port();
+        let port = free_port().ok_or("there is no free port")?;
         let config = dir.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}{more}}}\n",
@@ -236,7 +248,11 @@ impl RealRegistry {
             .spawn()
             .map_err(|e| format!("docker-registry cannot be started: {e}"))?;
         let registry = Self { child, dir, host: format!("127.0.0.1:{port}") };
-        for _ in 0..200 {
+        let mut registry = registry;
+        for _ in 0..600 {
+            if let Ok(Some(status)) = registry.child.try_wait() {
+                return Err(format!("docker-registry ended with {status}"));
+            }
             if std::net::TcpStream::connect(&registry.host).is_ok() {
                 return Ok(registry);
             }

@@ -129,6 +129,18 @@ fn kiln_toml_knows_registries() {
         "[network]\nca = [\"ca.pem\"]\n[registry.\"{host}\"]\ninsecure = false\nkeypair = [{{ cert = \"client.pem\", key = \"client.key\" }}]\n"
     ))
     .ok();
+    // An output may take any certificate where the settings want a good one.
+    fs::write(&config, format!("[registry.\"{host}\"]\ninsecure = false\nkeypair = [{{ cert = \"client.pem\", key = \"client.key\" }}]\n"))
+        .expect("written");
+    project.write("Buildfile", "FROM scratch\nCOPY b /b\n");
+    project.write("b", "two");
+    let push = |more: &str| {
+        let output = format!("type=registry,name={host}/built:1{more}");
+        let mut command = project.build_command(["-o", &output]);
+        Ended::of(command.env("KILN_CONFIG", &config))
+    };
+    push("").fails(1, &["certificate"]);
+    push(",registry.insecure=true").ok();
     run("[registri]\n").fails(1, &["own.toml", "line 1", "registri"]);
 }
 

@@ -151,6 +151,37 @@ fn all_platforms_are_pushed_and_one_is_pulled() {
 }
 
 #[test]
+fn archives_without_a_layout_are_read() {
+    let project = Project::new();
+    let layer = tar(&[Member::File("a", 0o644, b"one")]);
+    let diff_id = crate::base::digest(&layer);
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/a"] },
+        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+    });
+    let list = serde_json::json!([{ "Config": "c.json", "RepoTags": ["x:1"], "Layers": ["l.tar"] }]);
+    let members = [
+        Member::File("l.tar", 0o644, &layer),
+        Member::File("c.json", 0o644, config.to_string().as_bytes()),
+        Member::File("manifest.json", 0o644, list.to_string().as_bytes()),
+    ]
+    .map(|member| tar(&[member]));
+    // Members one after the other make one archive, each without the end that `tar` gives it.
+    let mut bytes: Vec<u8> = members.iter().flat_map(|one| one[..one.len() - 1024].to_vec()).collect();
+    bytes.extend([0; 1024]);
+    fs::write(project.path("saved.tar"), bytes).expect("written");
+    let archive = format!("docker-archive:{}", project.path("saved.tar").display());
+    project.run(&["copy", &archive, "first:1"]).ok();
+    let shown = json(&project.run(&["inspect", "--format", "json", "first:1"]).ok().stdout);
+    assert_eq!(shown["layers"][0]["digest"], diff_id.as_str());
+    assert_eq!(shown["config"]["Cmd"][0], "/a");
+    project.run(&["copy", &format!("{archive}:x:1"), "second:1"]).ok();
+    project
+        .run(&["copy", &format!("{archive}:y:1"), "third:1"])
+        .fails(1, &["it has x:1", "docker-archive:FILE:NAME"]);
+}
+
+#[test]
 fn names_and_ids() {
     let project = Project::new();
     let registry = Registry::start();

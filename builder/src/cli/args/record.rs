@@ -1,6 +1,8 @@
 //! Options of the commands that look at what builds did.
 //!
-//! Invariants: none of them changes anything.
+//! Invariants: none of them changes anything in the store.
+
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -41,4 +43,15 @@ pub struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `kiln report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Build, or the beginning of its id [default: the last one]
+    #[arg(value_name = "BUILD")]
+    pub build: Option<String>,
+    /// Write the page to this file; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "kiln-report.html")]
+    pub output: PathBuf,
 }

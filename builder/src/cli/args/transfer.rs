@@ -166,7 +166,7 @@ pub struct InspectArgs {
 }
 
 /// Parses a place.
-fn parse_place(text: &str) -> Result<Place, String> {
+pub(super) fn parse_place(text: &str) -> Result<Place, String> {
     text.parse::<Place>().map_err(|error| error.to_string())
 }
 
