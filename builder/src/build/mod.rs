@@ -239,7 +239,7 @@ pub enum BuildError {
 /// See [`BuildError`]; whatever happens, nothing of a step keeps running and the store stays usable.
 pub fn build(environment: Environment<'_>, request: &Request) -> Result<Report, BuildError> {
     let mut course = Course::default();
-    let result = heal::healing(environment.store, request, || {
+    let result = heal::healing(environment.store, (&request.events, &request.cancel), || {
         course = Course::default();
         run_course(environment, request, &mut course)
     });
@@ -416,9 +416,8 @@ impl Builder<'_> {
             |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
         let pending = imports.map(|imports| imports as &dyn Pending);
         let snapshots = || Ok::<_, SnapshotError>(Snapshots::new(environment.store)?.with_pending(pending));
-        // With caches a failure may be followed by another try, or by a shell, so it must not cancel the whole build.
-        let goes_on = imports.is_some() || request.on_failure.is_some();
-        let cancel = if goes_on { request.cancel.child() } else { request.cancel.clone() };
+        // A failure may be followed by another try, or by a shell, so it must not cancel the whole build.
+        let cancel = request.cancel.child();
         let executor = LocalExecutor {
             store: environment.store,
             snapshots: snapshots()?,

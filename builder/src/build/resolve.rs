@@ -3,6 +3,7 @@
 //! Invariants: manifest and config of what was resolved are blobs of the store, verified; layers are fetched only
 //! when a step needs them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::ops::{LayerFetcher, OpError};
 use crate::plan::graph::{
     BlobLocation, ImageLayer, ImageRequest, ImageResolver, ResolveError, ResolvedImage,
 };
-use crate::store::IncomingBlob;
+use crate::store::{IncomingBlob, StoreError};
 
 /// When a registry is asked for a base image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,25 +77,49 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// An image whose manifest or index is in the store.
+    /// An image whose manifest or index is in the store; `None` when it has no such platform.
+    ///
+    /// # Errors
+    /// When a document of it is damaged or gone.
     fn in_store(
         &self,
         name: &str,
         digest: &Digest,
         platform: &Platform,
         location: &BlobLocation,
-    ) -> Option<ResolvedImage> {
-        let store = self.environment.store;
+    ) -> Result<Option<ResolvedImage>, Damage> {
+        let document = |what, digest: &Digest| {
+            let damaged = |error: StoreError| Damage { what, digest: *digest, reason: reason(&error) };
+            self.environment.store.read_blob(digest, MAX_METADATA_BYTES).map_err(damaged)
+        };
+        let malformed = |what, digest: &Digest, reason: String| Damage { what, digest: *digest, reason };
         let mut digest = *digest;
-        let mut bytes = store.read_blob(&digest, MAX_METADATA_BYTES).ok()?;
+        let mut bytes = document("manifest", &digest)?;
         if layout::is_index(&Descriptor::new("", digest, 0), &bytes) {
-            let index: Index = serde_json::from_slice(&bytes).ok()?;
-            digest = index.choose(platform)?.digest;
-            bytes = store.read_blob(&digest, MAX_METADATA_BYTES).ok()?;
+            let index: Index = serde_json::from_slice(&bytes)
+                .map_err(|error| malformed("index", &digest, format!("malformed: {error}")))?;
+            let Some(chosen) = index.choose(platform) else { return Ok(None) };
+            digest = chosen.digest;
+            bytes = document("manifest", &digest)?;
         }
-        let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
-        let config = store.read_blob(&manifest.config.digest, MAX_METADATA_BYTES).ok()?;
-        assemble(name, digest, &manifest, &config, location.clone()).ok()
+        let manifest: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|error| malformed("manifest", &digest, format!("malformed: {error}")))?;
+        let config = document("config", &manifest.config.digest)?;
+        let image = assemble(name, digest, &manifest, &config, location.clone());
+        image.map(Some).map_err(|reason| malformed("manifest", &digest, format!("malformed ({reason})")))
+    }
+
+    /// Images of registries that have a blob, as far as they were used here and may be asked.
+    fn bases_with(&self, blob: &Digest) -> Result<Vec<Reference>, StoreError> {
+        if self.pull == PullPolicy::Never {
+            return Ok(Vec::new());
+        }
+        let store = self.environment.store;
+        let bases: BTreeSet<String> =
+            store.database().all_resolved()?.into_iter().map(|(name, _)| name).collect();
+        let holders = store.holders()?.into_iter();
+        let having = holders.filter(|(name, blobs)| blobs.contains(blob) && bases.contains(name));
+        Ok(having.filter_map(|(name, _)| name.parse().ok()).collect())
     }
 
     fn in_registry(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
@@ -126,6 +151,36 @@ impl<'a> Resolver<'a> {
             .set_resolved(&name, &platform.to_string(), &resolved.digest)
             .map_err(|e| from_store(&e))?;
         Ok(image)
+    }
+}
+
+/// A document of an image in the store that cannot be used.
+struct Damage {
+    what: &'static str,
+    digest: Digest,
+    reason: String,
+}
+
+impl Damage {
+    fn of_image(&self, reference: &Reference) -> ResolveError {
+        let Self { what, digest, reason } = self;
+        let name = reference.familiar();
+        ResolveError {
+            message: format!("the image `{name}` of the store is damaged: its {what} {digest} is {reason}"),
+            hint: Some(format!(
+                "build it again, or take it from its registry with `kiln pull {name}`; `kiln fsck --repair` removes \
+                 what is damaged"
+            )),
+        }
+    }
+}
+
+/// What is wrong with a blob, after "is".
+fn reason(error: &StoreError) -> String {
+    match error {
+        StoreError::NoBlob { .. } => "gone".to_owned(),
+        StoreError::WrongDigest { actual, .. } => format!("damaged (its bytes have the digest {actual})"),
+        other => format!("not readable ({})", explain(other)),
     }
 }
 
@@ -163,14 +218,16 @@ impl ImageResolver for Resolver<'_> {
             })?;
         let store = self.environment.store;
         let name = reference.to_string();
-        let fail = |e: crate::store::StoreError| ResolveError { message: explain(&e), hint: None };
+        let fail = |e: StoreError| ResolveError { message: explain(&e), hint: None };
         // A digest means the same bytes for ever, so only names need asking.
         let mut for_another = None;
         if self.pull != PullPolicy::Always || reference.digest.is_some() {
             let own = store.database().images().map_err(fail)?;
+            // Damage is told: an image of this name from elsewhere may be another one.
             if let Some(image) = own.iter().find(|image| image.name == name)
-                && let Some(found) =
-                    self.in_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
+                && let Some(found) = self
+                    .in_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
+                    .map_err(|damage| damage.of_image(&reference))?
             {
                 if is_for(&found.config, &request.platform) {
                     return Ok(Arc::new(found));
@@ -181,7 +238,8 @@ impl ImageResolver for Resolver<'_> {
             let known = store.database().resolved(&name, &request.platform.to_string()).map_err(fail)?;
             let location = BlobLocation::Registry(reference.clone());
             if let Some(digest) = known
-                && let Some(found) = self.in_store(&name, &digest, &request.platform, &location)
+                // What is damaged of a registry's image is fetched again.
+                && let Ok(Some(found)) = self.in_store(&name, &digest, &request.platform, &location)
             {
                 return Ok(Arc::new(found));
             }
@@ -216,14 +274,15 @@ impl LayerFetcher for Resolver<'_> {
         layer: &ImageLayer,
         incoming: &IncomingBlob,
         progress: &dyn Fn(u64),
-        _cancel: &CancelToken,
+        cancel: &CancelToken,
     ) -> Result<(), OpError> {
         let descriptor = &layer.descriptor;
         let missing = || OpError::NoLayer { digest: descriptor.digest, image: image.name.clone() };
         let mut writer = incoming.writer()?;
         match &image.location {
             BlobLocation::Registry(reference) => {
-                self.environment.registry.blob(reference, descriptor, &mut writer, progress)?;
+                let registry = self.environment.registry.stopped_by(cancel);
+                registry.blob(reference, descriptor, &mut writer, progress)?;
             }
             BlobLocation::Layout(number) => {
                 let layout = {
@@ -237,7 +296,18 @@ impl LayerFetcher for Resolver<'_> {
                     source,
                 })?;
             }
-            BlobLocation::Store => return Err(missing()),
+            BlobLocation::Store => {
+                let registry = self.environment.registry.stopped_by(cancel);
+                // A layer of a base that was pulled once is where that was.
+                let found = self.bases_with(&descriptor.digest)?.into_iter().any(|reference| {
+                    let Ok(fresh) = incoming.writer() else { return false };
+                    writer = fresh;
+                    registry.blob(&reference, descriptor, &mut writer, progress).is_ok()
+                });
+                if !found {
+                    return Err(missing());
+                }
+            }
         }
         let (buffer, digest, _) = writer.finish();
         buffer.into_inner().map_err(|e| OpError::Io {
@@ -245,11 +315,7 @@ impl LayerFetcher for Resolver<'_> {
             source: e.into_error(),
         })?;
         if digest != descriptor.digest {
-            return Err(crate::store::StoreError::WrongDigest {
-                expected: descriptor.digest,
-                actual: digest,
-            }
-            .into());
+            return Err(StoreError::WrongDigest { expected: descriptor.digest, actual: digest }.into());
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! `kiln run`: a command in a throwaway container of an image.
 
-use super::{BuildError, Environment, FailedStep, PullPolicy, Resolver, debug};
+use super::{BuildError, Environment, FailedStep, PullPolicy, Resolver, debug, heal};
 use crate::base::cancel::CancelToken;
 use crate::base::events::EventSink;
 use crate::image::platform::Platform;
@@ -53,6 +53,11 @@ pub struct RunRequest {
 /// # Errors
 /// When the image is not found or the command cannot be started.
 pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, BuildError> {
+    // The command runs once: what is healed is found before it begins.
+    heal::healing(environment.store, (&request.events, &request.cancel), || attempt(environment, request))
+}
+
+fn attempt(environment: Environment<'_>, request: &RunRequest) -> Result<u8, BuildError> {
     let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
     let wanted = ImageRequest { name: request.image.clone(), platform: request.platform.clone() };
     let image = resolver.resolve(&wanted)?;
@@ -106,19 +111,15 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
     };
     let graph = Graph { vertices: vec![vertex] };
     let contexts = std::collections::BTreeMap::new();
-    let executor = debug::executor(
-        environment,
-        &resolver,
-        &contexts,
-        &request.defaults,
-        &request.events,
-        &request.cancel,
-    )?;
+    // The scheduler cancels at a failure, which may be healed.
+    let cancel = request.cancel.child();
+    let executor =
+        debug::executor(environment, &resolver, &contexts, &request.defaults, &request.events, &cancel)?;
     let failed = |source| BuildError::Step {
         step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None, run: None },
         source: Box::new(source),
     };
-    let options = Options::new(1, request.events.clone(), request.cancel.clone());
+    let options = Options::new(1, request.events.clone(), cancel);
     let solved = solve::solve(&graph, &[VertexId(0)], &executor, &options)
         .map_err(|failure| if failure.interrupted { BuildError::Cancelled } else { failed(failure.error) })?;
     let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {

@@ -29,12 +29,16 @@ use crate::plan::graph::{Graph, MountSource, Op, Plan, VertexId};
 use crate::snapshot::mounts::{self, MountError};
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::{Solved, is_step};
+use crate::store::StoreError;
 use crate::store::records::StepResult;
+use crate::transfer::StoredBlob;
 
 /// Requests at a time.
 const AT_ONCE: usize = 8;
 /// Blobs at a time.
 const BLOBS_AT_ONCE: usize = 4;
+/// How often what a registry turned out to lack is sent again.
+const RESENDS: usize = 2;
 
 /// How much is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -140,7 +144,10 @@ impl Upload<'_> {
             false => BuildError::CacheExport { cache: cache.name(), source: Box::new(error) },
         };
         let epoch = output::cache_epoch(self.request, self.plan);
-        let steps = self.steps(target.mode)?;
+        let steps = self.steps(target.mode, cache, epoch).map_err(|error| match error {
+            Refused::Cache(error) => failed(error),
+            Refused::Here(error) => error,
+        })?;
         let missing = parallel::try_map(&steps, AT_ONCE, |step| {
             let mut tags = Vec::new();
             for key in &step.keys {
@@ -174,8 +181,12 @@ impl Upload<'_> {
         }
         let blobs: Vec<ExportedLayer> = blobs.into_values().collect();
         let sent = parallel::try_map(&blobs, BLOBS_AT_ONCE, |layer| self.send(cache, layer, &failed))?;
-        let put = |(record, tags): &(Record, Vec<Tag>)| cache::put(cache, tags, record);
-        parallel::try_map(&records, AT_ONCE, put).map_err(failed)?;
+        parallel::try_map(&records, AT_ONCE, |(record, tags)| {
+            self.put(cache, tags, record, &blobs).map_err(|error| match error {
+                Refused::Cache(error) => failed(error),
+                Refused::Here(error) => error,
+            })
+        })?;
         let layers = sent.iter().filter(|sent| **sent).count();
         let mut told =
             format!("{} of {} steps were new, {layers} layers were sent", records.len(), steps.len());
@@ -184,6 +195,29 @@ impl Upload<'_> {
             told.push_str(&format!(", {mounts} cache mounts were sent"));
         }
         Ok(told)
+    }
+
+    /// Writes the artifact of a step. A registry that then lacks a blob which it had, or which another build was sending,
+    /// gets it again.
+    fn put(
+        &self,
+        cache: &dyn Cache,
+        tags: &[Tag],
+        record: &Record,
+        blobs: &[ExportedLayer],
+    ) -> Result<(), Refused> {
+        let mut put = cache::put(cache, tags, record);
+        for _ in 0..RESENDS {
+            if !put.as_ref().is_err_and(CacheError::lacks_blob) {
+                break;
+            }
+            for wanted in &record.layers {
+                let layer = blobs.iter().find(|layer| layer.descriptor.digest == wanted.digest);
+                layer.map_or(Ok(()), |layer| self.write(cache, layer))?;
+            }
+            put = cache::put_again(cache, tags, record);
+        }
+        Ok(put?)
     }
 
     /// Writes the cache mounts that the build uses. Gives their number.
@@ -264,19 +298,31 @@ impl Upload<'_> {
         layer: &ExportedLayer,
         failed: &(dyn Fn(CacheError) -> BuildError + Sync),
     ) -> Result<bool, BuildError> {
-        let (store, blob) = (self.environment.store, &layer.descriptor);
-        if cache.has_blob(blob, self.beside).map_err(failed)? {
+        if cache.has_blob(&layer.descriptor, self.beside).map_err(failed)? {
             return Ok(false);
         }
+        self.write(cache, layer).map(|()| true).map_err(|error| match error {
+            Refused::Cache(error) => failed(error),
+            Refused::Here(error) => error,
+        })
+    }
+
+    /// Writes a layer, which is fetched first when it is elsewhere.
+    fn write(&self, cache: &dyn Cache, layer: &ExportedLayer) -> Result<(), Refused> {
+        let (store, blob) = (self.environment.store, &layer.descriptor);
         if store.blob_size(&blob.digest) != Some(blob.size) {
-            self.snapshots.fetch_pending(&layer.snapshot)?;
+            self.snapshots.fetch_pending(&layer.snapshot).map_err(BuildError::from)?;
         }
-        cache.put_blob(blob, &store.blob_path(&blob.digest)).map_err(failed)?;
-        Ok(true)
+        cache.put_blob(blob, &StoredBlob { store, blob }).map_err(|error| {
+            match store.check_blob(&blob.digest) {
+                Some(_) => Refused::Here(StoreError::DamagedBlob { digest: blob.digest }.into()),
+                None => error.into(),
+            }
+        })
     }
 
     /// The steps of a mode whose results are known.
-    fn steps(&self, mode: CacheMode) -> Result<Vec<Step>, BuildError> {
+    fn steps(&self, mode: CacheMode, cache: &dyn Cache, epoch: Option<i64>) -> Result<Vec<Step>, Refused> {
         let graph = &self.plan.graph;
         let mut chosen: BTreeSet<VertexId> = BTreeSet::new();
         let mut pending: Vec<VertexId> = self.plan.images.iter().map(|image| image.result).collect();
@@ -292,19 +338,51 @@ impl Upload<'_> {
                 pending.extend(vertex.inputs.iter().take(count));
             }
         }
+        chosen.retain(|id| is_step(graph.vertex(*id)));
+        self.ask_for_unseen(&chosen, cache, epoch)?;
         let mut steps = Vec::new();
-        for id in chosen.into_iter().filter(|id| is_step(graph.vertex(*id))) {
+        for id in chosen {
             let Some(keys) = self.solved.keys.get(&id) else { continue };
             let bad = |key: &CacheKey| self.imports.is_some_and(|imports| imports.is_bad(key));
             let replace = keys.forced || bad(&keys.definition);
             let Some(result) = self.result(id, &keys.definition)? else { continue };
-            let keys: Vec<CacheKey> = [keys.definition].into_iter().chain(keys.content).collect();
+            // Content keys that this build had no need of travel on with the record.
+            let carried = || self.imports?.content_key(&keys.definition);
+            let content = keys.content.or_else(carried);
+            let keys: Vec<CacheKey> = [keys.definition].into_iter().chain(content).collect();
             let base = base_of(graph, id).to_vec();
             if result.state.layers.len() >= base.len() {
                 steps.push(Step { keys, base, result, replace });
             }
         }
         Ok(steps)
+    }
+
+    /// Asks the caches of `--cache-from` for steps that nobody looked at, since what stands on them was cached: their
+    /// records are carried over to a cache that lacks them.
+    fn ask_for_unseen(
+        &self,
+        chosen: &BTreeSet<VertexId>,
+        cache: &dyn Cache,
+        epoch: Option<i64>,
+    ) -> Result<(), Refused> {
+        let Some(imports) = self.imports else { return Ok(()) };
+        let mut unseen = Vec::new();
+        for id in chosen {
+            if let Some(keys) = self.solved.keys.get(id)
+                && !keys.forced
+                && self.result(*id, &keys.definition)?.is_none()
+            {
+                unseen.push(keys.definition);
+            }
+        }
+        let lacks = |key: &CacheKey| {
+            let there = cache.has_manifest(&Tag::new(key, epoch))?;
+            Ok::<_, CacheError>((!there).then_some(*key))
+        };
+        let wanted = parallel::try_map(&unseen, AT_ONCE, lacks)?;
+        let wanted: Vec<CacheKey> = wanted.into_iter().flatten().collect();
+        imports.ask_all(&wanted).map_err(|error| Refused::Here(super::import_failed(error)))
     }
 
     /// What a step gave: in this build, or earlier when nobody had to look at it this time.
@@ -316,6 +394,26 @@ impl Upload<'_> {
         Ok(stored
             .filter(|result| self.snapshots.is_complete(&result.state))
             .or_else(|| self.imports?.known(key)))
+    }
+}
+
+/// Why something was not written.
+enum Refused {
+    /// The cache did not take it.
+    Cache(CacheError),
+    /// It cannot be read.
+    Here(BuildError),
+}
+
+impl From<CacheError> for Refused {
+    fn from(error: CacheError) -> Self {
+        Self::Cache(error)
+    }
+}
+
+impl From<BuildError> for Refused {
+    fn from(error: BuildError) -> Self {
+        Self::Here(error)
     }
 }
 

@@ -68,6 +68,15 @@ fn inline(descriptor: &Descriptor) -> Option<Vec<u8>> {
     (bytes.len() as u64 == descriptor.size && Digest::of(&bytes) == descriptor.digest).then_some(bytes)
 }
 
+/// What becomes of the config and of the blob that stands for no layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Small {
+    /// They are written unless they are there.
+    Missing,
+    /// They are written: the cache said that it had them, and then lacked something.
+    Again,
+}
+
 /// Writes an artifact of type `kind`, whose layers are there, under `tags`.
 pub(super) fn write(
     cache: &dyn Cache,
@@ -75,10 +84,11 @@ pub(super) fn write(
     kind: &str,
     config: &[u8],
     mut layers: Vec<Descriptor>,
+    small: Small,
 ) -> Result<(), CacheError> {
     let put_bytes = |kind: &str, bytes: &[u8]| {
         let blob = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
-        if !cache.has_blob(&blob, &[])? {
+        if small == Small::Again || !cache.has_blob(&blob, &[])? {
             cache.put_blob(&blob, &bytes.to_vec())?;
         }
         Ok::<_, CacheError>(blob)

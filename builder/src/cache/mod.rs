@@ -22,7 +22,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use artifact::Artifact;
+use artifact::{Artifact, Small};
 pub use directory::DirectoryCache;
 pub use registry::RegistryCache;
 
@@ -85,6 +85,11 @@ impl CacheError {
             ),
             Self::Io { .. } | Self::Fs(_) | Self::NoDirectory { .. } | Self::Index { .. } => false,
         }
+    }
+
+    /// Whether an artifact was refused since the cache lacks a blob of it.
+    pub fn lacks_blob(&self) -> bool {
+        matches!(self, Self::Registry(RegistryError::Incomplete { .. }))
     }
 
     /// What the user can do, where there is something.
@@ -166,7 +171,7 @@ pub trait Cache: Sync + fmt::Debug {
     /// When the cache cannot be read.
     fn has_blob(&self, blob: &Descriptor, beside: &[Reference]) -> Result<bool, CacheError>;
 
-    /// Writes a blob.
+    /// Writes a blob, also when one of this name is there.
     ///
     /// # Errors
     /// When the cache cannot be written.
@@ -202,6 +207,15 @@ pub fn find(cache: &dyn Cache, key: &CacheKey, epoch: Option<i64>) -> Result<Opt
 
 /// Writes the artifact of a step whose layers are there, under `tags`.
 pub fn put(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
+    write(cache, tags, record, Small::Missing)
+}
+
+/// [`put`] after the cache turned out to lack a blob that it said it had, and the layers were written again.
+pub fn put_again(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
+    write(cache, tags, record, Small::Again)
+}
+
+fn write(cache: &dyn Cache, tags: &[Tag], record: &Record, small: Small) -> Result<(), CacheError> {
     let layers = record.layers.iter().map(record::RecordLayer::descriptor).collect();
-    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers)
+    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers, small)
 }

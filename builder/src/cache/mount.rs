@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Artifact};
+use super::artifact::{self, Artifact, Small};
 use super::{Cache, CacheError, Tag};
 use crate::base::digest::{Digest, KeyHasher};
 use crate::image::manifest::Descriptor;
@@ -25,8 +25,8 @@ pub enum Mounts {
     None,
     /// All that the build uses.
     All,
-    /// The one with this id.
-    Only(String),
+    /// Those with these ids.
+    Only(Vec<String>),
 }
 
 impl Mounts {
@@ -35,7 +35,7 @@ impl Mounts {
         match self {
             Self::None => false,
             Self::All => true,
-            Self::Only(only) => only == id,
+            Self::Only(only) => only.iter().any(|only| only == id),
         }
     }
 }
@@ -85,5 +85,5 @@ pub fn find(cache: &dyn Cache, id: &str) -> Result<Option<Descriptor>, CacheErro
 pub fn put(cache: &dyn Cache, id: &str, archive: &Descriptor) -> Result<(), CacheError> {
     let record = Record { id: id.to_owned(), digest: archive.digest, size_bytes: archive.size };
     let bytes = serde_json::to_vec(&record).expect("invariant: plain data always serialises");
-    artifact::write(cache, &[tag(id)], MEDIA_TYPE, &bytes, vec![archive.clone()])
+    artifact::write(cache, &[tag(id)], MEDIA_TYPE, &bytes, vec![archive.clone()], Small::Missing)
 }

@@ -2,9 +2,12 @@
 //!
 //! Invariants: a repository that does not exist yet is an empty cache.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use super::{Cache, CacheError, Tag};
+use crate::base::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::registry::{BlobSource, Client, PushOptions, RegistryError};
@@ -14,12 +17,14 @@ use crate::registry::{BlobSource, Client, PushOptions, RegistryError};
 pub struct RegistryCache {
     client: Client,
     reference: Reference,
+    /// Held while a blob is sent: registries mix up uploads of the same blob that arrive at a time.
+    sending: Mutex<BTreeMap<Digest, Arc<Mutex<()>>>>,
 }
 
 impl RegistryCache {
     /// The cache in the repository of `reference`.
     pub fn new(client: Client, reference: &Reference) -> Self {
-        Self { client, reference: reference.clone() }
+        Self { client, reference: reference.clone(), sending: Mutex::default() }
     }
 
     fn at(&self, tag: &Tag) -> Reference {
@@ -63,7 +68,19 @@ impl Cache for RegistryCache {
     }
 
     fn put_blob(&self, blob: &Descriptor, source: &dyn BlobSource) -> Result<(), CacheError> {
-        self.client.push_blob(&self.reference, blob, source, &PushOptions::default())?;
+        let lock = {
+            let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+            sending.entry(blob.digest).or_default().clone()
+        };
+        let (_sending, resend) = match lock.try_lock() {
+            // Whoever wants it written has looked already.
+            Ok(guard) => (guard, true),
+            Err(TryLockError::Poisoned(guard)) => (guard.into_inner(), true),
+            // Another thread has just sent it.
+            Err(TryLockError::WouldBlock) => (lock.lock().unwrap_or_else(PoisonError::into_inner), false),
+        };
+        let options = PushOptions { resend, ..PushOptions::default() };
+        self.client.push_blob(&self.reference, blob, source, &options)?;
         Ok(())
     }
 

@@ -233,6 +233,9 @@ fn hint(error: &OpError) -> Option<String> {
              qemu-user-static), or build for this machine's platform with `FROM --platform=$BUILDPLATFORM`"
                 .to_owned()
         }
+        OpError::NoLayer { .. } => {
+            "build or pull the image again; `kiln fsck --repair` removes images that lack something".to_owned()
+        }
         OpError::Copy(error) => error.hint()?,
         OpError::Registry(error) => error.hint()?,
         _ => return None,

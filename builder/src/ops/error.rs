@@ -58,6 +58,12 @@ pub enum OpError {
         #[source]
         source: apply::ApplyError,
     },
+    #[error("cannot read layer {digest}")]
+    ReadLayer {
+        digest: Digest,
+        #[source]
+        source: io::Error,
+    },
     #[error("bad {what} `{value}`: {reason}")]
     Setting { what: &'static str, value: String, reason: String },
     #[error("{0}")]

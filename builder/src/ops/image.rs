@@ -189,7 +189,7 @@ pub(super) fn unpack_into(
         .collect::<Result<Vec<_>, _>>()?;
     let file = context.store.open_blob(blob)?;
     let plain = decompressor(io::BufReader::with_capacity(256 * 1024, file))
-        .map_err(OpError::io(format!("read layer {blob}")))?;
+        .map_err(|source| OpError::ReadLayer { digest: *blob, source })?;
     let mut hashed = Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel: context.cancel };
     let applied =
         apply::apply_layer(&mut hashed, &dir, &parents, &ApplyOptions { ownership: context.ownership });
@@ -213,7 +213,7 @@ pub(super) fn verify(
     cancel: &CancelToken,
 ) -> Result<(), OpError> {
     let plain = decompressor(io::BufReader::with_capacity(256 * 1024, store.open_blob(blob)?))
-        .map_err(OpError::io(format!("read layer {blob}")))?;
+        .map_err(|source| OpError::ReadLayer { digest: *blob, source })?;
     Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel }.verify(blob, diff_id).map(drop)
 }
 
@@ -232,7 +232,7 @@ impl<R: Read> Hashed<'_, R> {
         if self.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
-        read.map_err(OpError::io(format!("read layer {blob}")))?;
+        read.map_err(|source| OpError::ReadLayer { digest: *blob, source })?;
         let actual = DiffId(Digest::from_bytes(self.hasher.finalize().into()));
         if actual != diff_id {
             return Err(OpError::WrongDiffId { digest: *blob, expected: diff_id, actual });

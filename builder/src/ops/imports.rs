@@ -357,6 +357,29 @@ impl<'a> Imports<'a> {
         self.state().answers.get(key)?.as_ref().map(|hit| hit.result.clone())
     }
 
+    /// Asks for keys that nobody has asked for, see [`Imports::known`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn ask_all(&self, keys: &[CacheKey]) -> Result<(), OpError> {
+        let unasked: Vec<CacheKey> = {
+            let state = self.state();
+            keys.iter().filter(|key| !state.answers.contains_key(key)).copied().collect()
+        };
+        let find = |key: &CacheKey| Ok::<_, OpError>((*key, self.find(key)?));
+        for (key, hit) in parallel::try_map(&unasked, LOOKUPS_AT_ONCE, find)? {
+            self.state().answers.entry(key).or_insert(hit);
+        }
+        Ok(())
+    }
+
+    /// The other key under which a cache has what it said about a definition key.
+    pub fn content_key(&self, definition: &CacheKey) -> Option<CacheKey> {
+        let state = self.state();
+        let hit = state.answers.get(definition)?.as_ref()?;
+        hit.record.keys.iter().find(|key| *key != definition).copied()
+    }
+
     /// Whether the artifact of a key is there and bad, so that another one should take its place.
     pub fn is_bad(&self, key: &CacheKey) -> bool {
         self.state().bad.iter().any(|(_, bad)| bad == key)

@@ -59,7 +59,7 @@ pub struct Options {
     pub certs_roots: Vec<PathBuf>,
     /// A directory of certificates for all registries.
     pub cert_dir: Option<PathBuf>,
-    /// Stops every call.
+    /// Stops every call, unless [`Client::stopped_by`] says otherwise.
     pub cancel: CancelToken,
 }
 
@@ -82,7 +82,7 @@ pub struct HostOptions {
 
 /// A client for any number of registries. Cheap to clone; may be used from many threads at once.
 #[derive(Debug, Clone)]
-pub struct Client(Arc<Inner>);
+pub struct Client(Arc<Inner>, CancelToken);
 
 #[derive(Debug)]
 struct Inner {
@@ -142,13 +142,21 @@ impl Client {
         if let Some(bad) = options.insecure.iter().find(|host| host.is_empty() || host.contains('/')) {
             return Err(RegistryError::InsecureName(bad.clone()));
         }
-        Ok(Self(Arc::new(Inner {
+        let cancel = options.cancel.clone();
+        let inner = Inner {
             options,
             endpoints: Mutex::default(),
             tokens: Mutex::default(),
             credentials: Mutex::default(),
             lost_mirrors: Mutex::default(),
-        })))
+        };
+        Ok(Self(Arc::new(inner), cancel))
+    }
+
+    /// The same client, whose calls are stopped by `cancel`.
+    #[must_use]
+    pub fn stopped_by(&self, cancel: &CancelToken) -> Self {
+        Self(self.0.clone(), cancel.clone())
     }
 
     /// The manifest that `reference` names, chosen from an index through [`crate::image::manifest::Index::choose`]
@@ -235,6 +243,6 @@ impl Client {
     }
 
     fn run<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
-        self.0.options.net.run(&self.0.options.cancel, work)
+        self.0.options.net.run(&self.1, work)
     }
 }

@@ -115,12 +115,8 @@ impl Store {
     /// Gives a file whose digest the caller has computed while writing it its name.
     pub fn adopt_blob(&self, incoming: IncomingBlob, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
-        let size = incoming.file.as_file().metadata().map(|metadata| metadata.len());
-        let size = size.map_err(StoreError::io("read the size of", incoming.path()))?;
-        // One of another size is damaged, and is replaced.
-        if self.blob_size(digest) == Some(size) {
-            return Ok(());
-        }
+        // One that is there is replaced: it may be damaged, which only reading it would tell.
+        self.lease(Thing::Blob(digest))?;
         // Content that is lost in a power failure is found by its digest when it is next read; what has to be on
         // disk is that a name never has other bytes, hence the sync before the rename.
         incoming.file.as_file().sync_data().map_err(StoreError::io("sync", &target))?;

@@ -26,7 +26,7 @@ pub use keep::{find_in_store, keep, name_in_store};
 pub use lists::{ImageList, ListChange};
 pub use origin::{Content, Origin, StoreContent};
 pub use place::{Place, PlaceError};
-pub use push::{PushTarget, Pushed, push};
+pub use push::{PushTarget, Pushed, StoredBlob, push};
 pub use write::{Form, write};
 
 use std::io;

@@ -11,7 +11,9 @@ use crate::base::digest::Digest;
 use crate::base::parallel;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
+use crate::layer::blob::VerifiedReader;
 use crate::registry::{BlobOutcome, BlobSource, Client, PushOptions, RegistryError};
+use crate::store::Store;
 
 /// Where to push to.
 #[derive(Clone, Copy)]
@@ -122,6 +124,25 @@ impl BlobSource for Source<'_> {
     fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
         let reader = self.content.blob(self.blob).map_err(io::Error::other)?;
         let mut reader = ToTheEnd { reader, left: self.blob.size };
+        io::copy(&mut (&mut reader).take(offset), &mut io::sink())?;
+        Ok(Box::new(reader))
+    }
+}
+
+/// A blob of the store as the source of an upload: what is damaged does not leave it.
+pub struct StoredBlob<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The blob.
+    pub blob: &'a Descriptor,
+}
+
+impl BlobSource for StoredBlob<'_> {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        let Self { store, blob } = *self;
+        let file = store.open_blob(&blob.digest).map_err(io::Error::other)?;
+        let reader = Box::new(VerifiedReader::new(file, blob.digest, Some(blob.size)));
+        let mut reader = ToTheEnd { reader, left: blob.size };
         io::copy(&mut (&mut reader).take(offset), &mut io::sink())?;
         Ok(Box::new(reader))
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::project::{Built, Project};
+use crate::registry::Registry;
 
 const TEXT: &str = "FROM base\nRUN mkdir /d && echo one > /d/one\nCOPY file /file\nRUN echo two > /two\n";
 
@@ -158,4 +159,109 @@ fn a_cut_database() {
     assert_eq!(build(&project).image().digest, digest);
     project.run(&["fsck", "--repair"]);
     project.run(&["fsck"]).ok();
+}
+
+#[test]
+fn a_damaged_layer_that_has_to_be_unpacked_again() {
+    let Some((project, digest)) = built() else { return };
+    for _ in 0..2 {
+        flip(&files(&project, "blobs/sha256").remove(0));
+        // Takes the unpacked layers away, so that the next build needs the blob.
+        fs::remove_dir_all(project.store().join("snapshots")).expect("remove");
+        fs::create_dir(project.store().join("snapshots")).expect("create");
+        let again = build(&project);
+        assert_eq!(again.image().digest, digest, "{}", again.log());
+        assert!(again.log().contains("it is made or fetched again"), "{}", again.log());
+    }
+}
+
+#[test]
+fn a_damaged_layer_of_a_local_image() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN echo one > /one\nCMD [\"cat\", \"/one\"]\n");
+    let build = || {
+        let mut command = project.build_command(["-t", "kept:1"]);
+        crate::project::Ended::of(&mut command)
+    };
+    let damage = || {
+        project.run(&["prune", "--all"]).ok();
+        flip(&files(&project, "blobs/sha256").remove(0));
+    };
+    build().ok();
+    damage();
+    // Nothing says where else the layer might be.
+    let ran = project.run(&["run", "kept:1"]);
+    ran.fails(1, &["cannot be read from where the image is", "kiln fsck --repair"]);
+    build().ok();
+    assert_eq!(project.run(&["run", "kept:1"]).ok().stdout, "one\n");
+    damage();
+    project.write("Buildfile", "FROM kept:1\nRUN cat /one\n");
+    project.build(&[]).fails(1, &["cannot be read from where the image is", "kiln fsck --repair"]);
+    project.write("Buildfile", "FROM base\nRUN echo one > /one\nCMD [\"cat\", \"/one\"]\n");
+    build().ok();
+    project.write("Buildfile", "FROM kept:1\nRUN cat /one\n");
+    project.build(&[]).succeeds();
+    project.run(&["fsck"]).ok();
+}
+
+#[test]
+fn a_local_image_with_damaged_documents_is_not_looked_for_elsewhere() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN echo one > /one\n");
+    crate::project::Ended::of(&mut project.build_command(["-t", "localhost:1/kept:1"])).ok();
+    let documents: Vec<PathBuf> = files(&project, "blobs/sha256")
+        .into_iter()
+        .filter(|path| fs::read(path).expect("read").starts_with(b"{"))
+        .collect();
+    project.write("Buildfile", "FROM localhost:1/kept:1\nRUN cat /one\n");
+    let mut found = 0;
+    for path in documents {
+        let whole = fs::read(&path).expect("read");
+        flip(&path);
+        let built = project.build(&[]);
+        if built.ended.code != Some(0) {
+            let name = path.file_name().expect("name").to_string_lossy().into_owned();
+            built.fails(1, &["of the store is damaged", &name, "kiln fsck --repair"]);
+            found += 1;
+        }
+        fs::write(&path, whole).expect("write");
+    }
+    assert_eq!(found, 2, "manifest and config");
+}
+
+#[test]
+fn a_damaged_layer_is_not_sent_to_a_cache_or_a_registry() {
+    let Some((project, _)) = built() else { return };
+    let registry = Registry::start();
+    let damage = || {
+        let layers: Vec<PathBuf> = files(&project, "blobs/sha256")
+            .into_iter()
+            .filter(|path| fs::read(path).expect("read").starts_with(&[0x1f, 0x8b]))
+            .collect();
+        assert_eq!(layers.len(), 4);
+        layers.iter().for_each(|path| flip(path));
+    };
+    damage();
+    let cache = format!("--cache-to=type=local,dest={},mode=max", project.path("cache").display());
+    let sent = crate::project::Ended::of(&mut project.build_command([
+        "--source-date-epoch",
+        "1700000000",
+        cache.as_str(),
+        "-o",
+        "type=cacheonly",
+    ]));
+    assert!(sent.ok().stderr.contains("it is made or fetched again"));
+    // Whatever the cache has is whole.
+    for blob in walkdir::WalkDir::new(project.path("cache/blobs/sha256")).into_iter().flatten() {
+        if blob.file_type().is_file() {
+            let sum = kiln::base::digest::Digest::of(&fs::read(blob.path()).expect("read"));
+            assert_eq!(sum.hex(), blob.file_name().to_string_lossy());
+        }
+    }
+    build(&project).succeeds();
+    damage();
+    let name = format!("{}/app:1", registry.host());
+    let mut command = project.build_command(["--source-date-epoch", "1700000000", "-t", &name, "--push"]);
+    let pushed = crate::project::Ended::of(&mut command).ok();
+    assert!(pushed.stderr.contains("it is made or fetched again"), "{}", pushed.stderr);
 }

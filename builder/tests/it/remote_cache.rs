@@ -638,3 +638,48 @@ fn two_machines_share_a_real_registry() {
         skipped("skopeo is not installed: the cache's artifacts were not read by another tool");
     }
 }
+
+#[test]
+fn a_cache_that_is_written_anew_each_time_keeps_all_steps() {
+    let (Some(one), Some(two)) = (machine(), machine()) else { return };
+    let dir = one.path("cache");
+    let artifacts = |dir: &std::path::Path| {
+        let index = std::fs::read(dir.join("index.json")).expect("index.json");
+        let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+        index["manifests"].as_array().expect("manifests").len()
+    };
+    one.build(&[&format!("--cache-to=type=local,dest={},mode=max", dir.display())]).succeeds();
+    let count = artifacts(&dir);
+    assert!(count >= STEPS, "{count}");
+    // Only the result is looked at by the build itself.
+    let next = one.path("cache-new");
+    let flags = [
+        format!("--cache-from=type=local,src={}", dir.display()),
+        format!("--cache-to=type=local,dest={},mode=max", next.display()),
+    ];
+    let built = cache_only(&two, &[&flags[0], &flags[1]]);
+    built.succeeds();
+    assert_eq!(built.executed(), Vec::<String>::new(), "{}", built.log());
+    assert_eq!(artifacts(&next), count, "with their content keys");
+    std::fs::remove_dir_all(&dir).expect("remove");
+    // A third machine runs what depends on a changed file only.
+    let Some(three) = machine() else { return };
+    three.write("main", "2\n");
+    let built = cache_only(&three, &[&format!("--cache-from=type=local,src={}", next.display())]);
+    assert_eq!(built.executed().len(), 2, "{}", built.log());
+}
+
+#[test]
+fn a_blob_of_several_steps_is_sent_once() {
+    let registry = Registry::start();
+    let steps: String = (0..12).map(|number| format!("RUN true {number}\n")).collect();
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile(&format!("FROM base\n{steps}"));
+    // All of them look for the blob that stands for no layers before any has sent it.
+    registry.slow_down(100);
+    cache_only(&project, &[&to(&registry, "max")]).succeeds();
+    let empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let requests = registry.requests(0);
+    let sent = requests.iter().filter(|line| line.starts_with("PUT") && line.contains(empty)).count();
+    assert_eq!(sent, 1, "{requests:?}");
+}

@@ -77,7 +77,7 @@ pub enum CacheError {
     #[error("`{0}` has a digest; a cache is a repository, whose steps are found by their own tags")]
     Digest(String),
     /// No cache mount.
-    #[error("`mounts` names no cache mount; write mounts=all or mounts=ID")]
+    #[error("`mounts` names no cache mount; write mounts=all, mounts=ID or mounts=ID;ID")]
     Mounts,
     /// A bad compression.
     #[error(transparent)]
@@ -190,7 +190,8 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
             None => Mounts::None,
             Some("") => return Err(CacheError::Mounts),
             Some("all") => Mounts::All,
-            Some(id) => Mounts::Only(id.to_owned()),
+            Some(ids) if ids.split(';').any(str::is_empty) => return Err(CacheError::Mounts),
+            Some(ids) => Mounts::Only(ids.split(';').map(str::to_owned).collect()),
         },
     })
 }
@@ -316,7 +317,7 @@ mod tests {
         type=local,dest=a,compression=lzma
             unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
         type=local,dest=a,mounts=
-            `mounts` names no cache mount; write mounts=all or mounts=ID
+            `mounts` names no cache mount; write mounts=all, mounts=ID or mounts=ID;ID
         type=inline
             kiln has no cache of type inline: an image carries nothing but itself; use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once
         type=gha,scope=a

@@ -114,8 +114,12 @@ impl Imports<'_> {
     }
 
     fn lost(&self, layer: &Layer, error: OpError) -> LostLayer {
-        let of_cache =
-            matches!(layer.origin, Origin::Cache(_)) && !is_ours(&error) && !self.setup.cancel.is_cancelled();
+        // What a cache sends is verified on its way here: a blob that is damaged now was damaged here.
+        let damaged = || self.setup.store.check_blob(&layer.what.blob.digest).is_some();
+        let of_cache = matches!(layer.origin, Origin::Cache(_))
+            && !is_ours(&error)
+            && !self.setup.cancel.is_cancelled()
+            && !damaged();
         LostLayer { digest: layer.what.blob.digest, of_cache, source: Box::new(error) }
     }
 
