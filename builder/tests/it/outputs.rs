@@ -473,7 +473,8 @@ fn the_metadata_file_has_buildx_keys() {
     let reference = metadata["buildx.build.ref"].as_str().expect("reference").to_owned();
     let number = reference.strip_prefix("kiln/local/").expect("a builder, a node and a build").to_owned();
     project.run(&["log", &number]).ok();
-    output(&project, &["--digestfile=digest"], "type=local,dest=files").fails(2, &["--digestfile"]);
+    let mut files = project.build_command(["--digestfile=digest", "-o", "type=local,dest=files"]);
+    Ended::of(&mut files).fails(2, &["--digestfile"]);
     assert!(metadata["buildx.build.warnings"].is_null());
     // Several platforms have no one config: the id is the index'.
     output(
