@@ -1,13 +1,14 @@
 //! Mirrors: other places that may have what a registry has. They are read from, never written to.
 //!
-//! Invariants: a digest is verified wherever its content came from; a mirror that does not answer is no failure, and is
-//! not asked again by this process.
+//! Invariants: a digest is verified wherever its content came from; a mirror that does not answer, or gives something
+//! else than it was asked for, is no failure; it is told, and not asked again by this process.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::endpoint::Endpoint;
 use super::{Inner, RawManifest, RegistryError};
+use crate::base::causes::one_line;
 use crate::image::reference::{Reference, ReferenceError};
 
 /// A mirror: a host, and a path below which it has the registry's repositories.
@@ -65,11 +66,27 @@ impl Inner {
         good.map(|mirror| mirror.of(reference)).collect()
     }
 
-    /// A mirror that lacks something may have the next thing; one that fails in another way is left alone.
-    fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
-        if !matches!(error, RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. }) {
+    /// Whether there is a mirror that is still good.
+    pub(super) fn asks_mirrors(&self, reference: &Reference) -> bool {
+        !self.mirrored(reference).is_empty()
+    }
+
+    /// A mirror that lacks something may have the next thing; one that fails in another way is left alone, which is told
+    /// once.
+    pub(super) fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
+        let lacks = matches!(error, RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. });
+        if lacks || error.is_cancelled() {
+            return;
+        }
+        let fresh = {
             let mut given_up = self.lost_mirrors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            given_up.insert(mirror.registry.clone());
+            given_up.insert(mirror.registry.clone())
+        };
+        if fresh {
+            let why = one_line(error);
+            self.options
+                .notices
+                .warn(format!("mirror `{}` is left alone from here on: {why}", mirror.registry));
         }
     }
 
@@ -94,11 +111,6 @@ impl Inner {
             }
         }
         places
-    }
-
-    /// Notes that a mirror could not give a blob.
-    pub(super) fn note_blob_failure(&self, mirror: &Reference, error: &RegistryError) {
-        self.note_failure(mirror, error);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reading: manifests, and blobs that go on where a cut connection left off.
 //!
 //! Invariants: manifests are verified before they are parsed; a document that could be read as an index and as a
-//! manifest is refused (CVE-2021-41190); a blob's digest and size are verified over what the sink got.
+//! manifest is refused (CVE-2021-41190); a blob's digest and size are verified over what the sink got; nothing that a
+//! mirror gave stays in a sink unless the mirror gave all of the right blob.
 
 use std::io::Write;
 
@@ -14,6 +15,7 @@ use super::exchange::{Call, Whole};
 use super::{Inner, ManifestHead, RawManifest, RegistryError, ResolvedManifest};
 use crate::base::digest::{Digest, HashingWriter};
 use crate::base::limits::MAX_METADATA_BYTES;
+use crate::base::sink::BlobSink;
 use crate::image::manifest::{Descriptor, Index, Manifest, media_type};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -171,7 +173,7 @@ impl Inner {
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), RegistryError> {
         let mirrors = self.mirrors_for_blob(reference).await;
@@ -180,17 +182,28 @@ impl Inner {
         let mut received = 0;
         let mut missing = None;
         for origin in origins(&mirrors, &endpoint, reference, descriptor)? {
-            match self.transfer(&origin, descriptor.size, &mut received, &mut sink, progress).await {
-                Ok(()) => {
-                    let url = redacted(&origin.call.url);
-                    let (_, actual, _) = sink.finish();
-                    if actual != descriptor.digest {
-                        return Err(RegistryError::WrongDigest { url, expected: descriptor.digest, actual });
-                    }
-                    return Ok(());
-                }
+            let given =
+                match self.transfer(&origin, descriptor.size, &mut received, &mut sink, progress).await {
+                    Ok(()) => match sink.digest() {
+                        actual if actual == descriptor.digest => Ok(()),
+                        actual => Err(RegistryError::WrongDigest {
+                            url: redacted(&origin.call.url),
+                            expected: descriptor.digest,
+                            actual,
+                        }),
+                    },
+                    Err(error) => Err(error),
+                };
+            match given {
+                Ok(()) => return Ok(()),
                 Err(error) if origin.mirror && !matches!(error, RegistryError::Sink { .. }) => {
-                    self.note_blob_failure(origin.call.reference, &error);
+                    self.note_failure(origin.call.reference, &error);
+                    if received > 0 {
+                        let url = redacted(&origin.call.url);
+                        sink.restart().map_err(|source| RegistryError::Sink { url, source })?;
+                        received = 0;
+                        progress(0);
+                    }
                 }
                 // The next origin is asked for the rest; the digest tells in the end whether it fits.
                 Err(
