@@ -6,9 +6,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::endpoint::Endpoint;
+use super::pull::Origin;
 use super::{Inner, RawManifest, RegistryError};
 use crate::base::causes::one_line;
+use crate::base::digest::HashingWriter;
+use crate::base::sink::BlobSink;
+use crate::image::manifest::Descriptor;
 use crate::image::reference::{Reference, ReferenceError};
 
 /// A mirror: a host, and a path below which it has the registry's repositories.
@@ -73,7 +76,7 @@ impl Inner {
 
     /// A mirror that lacks something may have the next thing; one that fails in another way is left alone, which is told
     /// once.
-    pub(super) fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
+    fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
         let lacks = matches!(error, RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. });
         if lacks || error.is_cancelled() {
             return;
@@ -101,16 +104,36 @@ impl Inner {
         self.manifest_at(reference).await
     }
 
-    /// Endpoints of the mirrors for a blob, with the names that the repository has there.
-    pub(super) async fn mirrors_for_blob(&self, reference: &Reference) -> Vec<(Endpoint, Reference)> {
-        let mut places = Vec::new();
+    /// A blob from the first mirror that has the right one; false when none has. Nothing is in `sink` then.
+    pub(super) async fn blob_from_mirrors(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        sink: &mut HashingWriter<&mut dyn BlobSink>,
+        progress: &dyn Fn(u64),
+    ) -> Result<bool, RegistryError> {
         for mirror in self.mirrored(reference) {
-            match self.endpoint(&mirror.registry).await {
-                Ok(endpoint) => places.push((endpoint, mirror)),
+            let endpoint = match self.endpoint(&mirror.registry).await {
+                Ok(endpoint) => endpoint,
+                Err(error) => {
+                    self.note_failure(&mirror, &error);
+                    continue;
+                }
+            };
+            let origin = Origin::registry(&endpoint, &mirror, descriptor)?;
+            let mut received = 0;
+            match self.blob_from(&origin, descriptor, &mut received, sink, progress).await {
+                Ok(()) => return Ok(true),
+                Err(error @ RegistryError::Sink { .. }) => return Err(error),
                 Err(error) => self.note_failure(&mirror, &error),
             }
+            if received > 0 {
+                let fail = |source| RegistryError::Sink { url: reference.familiar(), source };
+                sink.restart().map_err(fail)?;
+                progress(0);
+            }
         }
-        places
+        Ok(false)
     }
 }
 

@@ -148,9 +148,10 @@ fn layouts_fit_the_schemas_of_the_specification() {
         for name in [format!("one{number}.tar"), format!("docker{number}.tar")] {
             assert!(validate(&schemas, &layout_of_archive(&project.path(&name))) >= 4);
         }
+        let tag = format!("schema:{compression}");
         let two = format!("type=oci,tar=false,dest=two,compression={compression}");
         let mut command = project.build_command(annotated);
-        command.args(["--platform", "linux/amd64,linux/arm64/v8", "-t", compression, "-o", &two]);
+        command.args(["--platform", "linux/amd64,linux/arm64/v8", "-t", &tag, "-o", &two]);
         Ended::of(&mut command).ok();
     }
     // Four images of two platforms, one after the other into the same layout.

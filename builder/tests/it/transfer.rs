@@ -188,7 +188,7 @@ fn archives_without_a_layout_are_read() {
 
 #[test]
 fn names_and_ids() {
-    let (project, registry, original, name) = with_image("app");
+    let (project, _registry, original, name) = with_image("app");
     project.run(&["pull", &name]).ok();
     let id = &original.manifest["sha256:".len()..][..12];
     project.run(&["tag", id, "first", "second:2"]).ok();
@@ -249,7 +249,7 @@ fn nothing_partial_is_named() {
 
 #[test]
 fn a_damaged_blob_is_not_sent() {
-    let (project, registry, original, name) = with_image("app");
+    let (project, _registry, original, name) = with_image("app");
     project.run(&["pull", &name]).ok();
     let manifest = json(std::str::from_utf8(&original.blobs[&original.manifest]).expect("UTF-8"));
     let layer = manifest["layers"][0]["digest"].as_str().expect("digest");
