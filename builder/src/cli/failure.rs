@@ -29,9 +29,7 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
         }
-        error if error.is_damaged_database() => {
-            failure.with_hint("`kiln fsck --repair` makes a new one: images are kept, cached steps run again")
-        }
+        error if error.is_damaged_database() => failure.with_hint(NEW_DATABASE),
         StoreError::DamagedInUse { .. } => {
             failure.with_hint("a new one is made when they have ended; try again then")
         }
@@ -86,6 +84,18 @@ fn kind_of_transfer(error: &TransferError) -> Kind {
         TransferError::Store(_) => Kind::Config,
         _ => Kind::User,
     }
+}
+
+const NEW_DATABASE: &str =
+    "`kiln fsck --repair` makes a new database: images are kept, cached steps run again";
+
+/// Whether the store's database is damaged, anywhere in the chain of causes.
+fn is_damaged_database(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| (*e).source()).any(|cause| {
+        cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_damaged_database)
+            // As for a full disk.
+            || cause.downcast_ref::<rusqlite::Error>().is_some_and(crate::store::is_damage)
+    })
 }
 
 fn full_disk(failure: Failure) -> Failure {
@@ -170,6 +180,9 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
         }
         failure =
             failure.with_hint("the image itself is done; with ignore-error=true this is a warning only");
+    }
+    if is_damaged_database(error) {
+        failure = failure.with_hint(NEW_DATABASE);
     }
     failure.causes.dedup();
     let message = failure.message.clone();

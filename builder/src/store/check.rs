@@ -264,6 +264,14 @@ impl Store {
         doomed.snapshots.iter().try_for_each(|id| self.discard_snapshot(id).map(drop))
     }
 
+    /// Forgets every snapshot whose directory is gone, which no build finds any more.
+    pub fn forget_lost_snapshots(&self) -> Result<(), StoreError> {
+        let lost = self.database.rows()?.snapshots.into_iter().map(|row| row.id);
+        let is_lost = |id: &SnapshotId| !self.path(&format!("snapshots/{}/fs", id.0)).is_dir();
+        let lost: Vec<String> = lost.filter(is_lost).map(|id| id.0).collect();
+        self.database.forget_snapshots(&lost)
+    }
+
     /// Makes a finding right. False when that has to wait for a running process.
     pub fn repair(&self, finding: &Finding) -> Result<bool, StoreError> {
         match finding {

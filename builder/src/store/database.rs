@@ -211,7 +211,7 @@ fn find(path: &Path, was_used: bool) -> Result<Found, rusqlite::Error> {
 }
 
 /// Whether SQLite says that the file is no database, or a broken one.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)

@@ -265,3 +265,34 @@ fn a_damaged_layer_is_not_sent_to_a_cache_or_a_registry() {
     let pushed = crate::project::Ended::of(&mut command).ok();
     assert!(pushed.stderr.contains("it is made or fetched again"), "{}", pushed.stderr);
 }
+
+#[test]
+fn what_was_removed_of_a_store_is_made_again() {
+    let Some((project, digest)) = built() else { return };
+    for name in ["snapshots", "tmp"] {
+        fs::remove_dir_all(project.store().join(name)).expect("remove");
+        let again = build(&project);
+        assert_eq!(again.image().digest, digest, "{}", again.log());
+        project.run(&["fsck"]).ok();
+    }
+    fs::remove_file(project.store().join("oci-layout")).expect("remove");
+    project.run(&["prune"]).ok();
+    assert!(project.store().join("oci-layout").exists());
+    let blob = files(&project, "blobs/sha256").remove(0);
+    fs::remove_file(&blob).expect("remove");
+    fs::create_dir_all(blob.join("below")).expect("create");
+    project.run(&["fsck", "--repair"]).fails(1, &["repaired"]);
+    assert_eq!(build(&project).image().digest, digest);
+    project.run(&["fsck"]).ok();
+}
+
+#[test]
+fn a_database_that_is_damaged_inside_is_told_with_what_helps() {
+    let Some((project, _)) = built() else { return };
+    let path = project.store().join("kiln.db");
+    let mut bytes = fs::read(&path).expect("database");
+    let length = bytes.len();
+    bytes[4096..length].fill(0);
+    fs::write(&path, bytes).expect("write");
+    build(&project).fails(1, &["kiln fsck --repair"]);
+}
