@@ -45,6 +45,9 @@ pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
     if is_full_disk(error) {
         return full_disk(Failure::from_error(Kind::Resources, error));
     }
+    if is_damaged_database(error) {
+        return Failure::from_error(Kind::Config, error).with_hint(NEW_DATABASE);
+    }
     Failure::from_error(Kind::User, error)
 }
 

@@ -108,9 +108,15 @@ fn lost_and_changed_snapshots() {
         assert!(checked.stdout.contains(&name), "{}", checked.stdout);
         let again = build(&project);
         assert_eq!(again.image().digest, digest, "{}", again.log());
-        project.run(&["fsck", "--repair"]);
         project.run(&["fsck"]).ok();
     }
+    // What no build asks for is forgotten by a collection.
+    for path in snapshots().map(|entry| entry.path()) {
+        fs::remove_dir_all(path.join("fs")).expect("remove");
+    }
+    project.run(&["prune", "--filter", "until=24h"]).ok();
+    project.run(&["fsck"]).ok();
+    assert_eq!(build(&project).image().digest, digest);
     // A change inside, which a build does not look for.
     let changed =
         files(&project, "snapshots").into_iter().find(|path| path.ends_with("d/one")).expect("file");
@@ -288,11 +294,32 @@ fn what_was_removed_of_a_store_is_made_again() {
 
 #[test]
 fn a_database_that_is_damaged_inside_is_told_with_what_helps() {
-    let Some((project, _)) = built() else { return };
+    let Some((project, digest)) = built() else { return };
+    crate::project::Ended::of(&mut project.build_command(["-t", "kept"])).ok();
     let path = project.store().join("kiln.db");
     let mut bytes = fs::read(&path).expect("database");
     let length = bytes.len();
     bytes[4096..length].fill(0);
     fs::write(&path, bytes).expect("write");
-    build(&project).fails(1, &["kiln fsck --repair"]);
+    build(&project).fails(1, &["is malformed", "kiln fsck --repair"]);
+    for command in [
+        &["run", "kept", "true"][..],
+        &["images"],
+        &["rmi", "kept"],
+        &["tag", "kept", "other"],
+        &["push", "kept"],
+        &["copy", "kept", "oci:out"],
+        &["inspect", "kept"],
+        &["layers", "kept"],
+        &["cat", "kept", "/one"],
+        &["du"],
+        &["prune"],
+        &["cache", "ls"],
+    ] {
+        project.run(command).fails(1, &["is malformed", "kiln fsck --repair"]);
+    }
+    project.run(&["fsck", "--repair"]).fails(1, &["the database was damaged", "repaired"]);
+    project.run(&["fsck"]).ok();
+    assert_eq!(project.run(&["images", "-q"]).ok().stdout.lines().count(), 1, "the image keeps its name");
+    assert_eq!(build(&project).image().digest, digest);
 }
