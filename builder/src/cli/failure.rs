@@ -29,7 +29,8 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
         }
-        error if error.is_damaged_database() => failure.with_hint(NEW_DATABASE),
+        // See `of_damage`.
+        error if error.is_damaged_database() => failure,
         StoreError::DamagedInUse { .. } => {
             failure.with_hint("a new one is made when they have ended; try again then")
         }
@@ -44,9 +45,6 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
 pub(super) fn of_other(error: &(dyn Error + 'static)) -> Failure {
     if is_full_disk(error) {
         return full_disk(Failure::from_error(Kind::Resources, error));
-    }
-    if is_damaged_database(error) {
-        return Failure::from_error(Kind::Config, error).with_hint(NEW_DATABASE);
     }
     Failure::from_error(Kind::User, error)
 }
@@ -92,13 +90,9 @@ fn kind_of_transfer(error: &TransferError) -> Kind {
 const NEW_DATABASE: &str =
     "`kiln fsck --repair` makes a new database: images are kept, cached steps run again";
 
-/// Whether the store's database is damaged, anywhere in the chain of causes.
-fn is_damaged_database(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |e| (*e).source()).any(|cause| {
-        cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_damaged_database)
-            // As for a full disk.
-            || cause.downcast_ref::<rusqlite::Error>().is_some_and(crate::store::is_damage)
-    })
+/// Says what helps when the command met damage in the store's database, which may have been told in many ways by then.
+pub(super) fn of_damage(failure: Failure) -> Failure {
+    if crate::store::met_damage() { failure.with_hint(NEW_DATABASE) } else { failure }
 }
 
 fn full_disk(failure: Failure) -> Failure {
@@ -183,9 +177,6 @@ pub(super) fn of_build(error: &BuildError, file: &File<'_>, progress: &Progress)
         }
         failure =
             failure.with_hint("the image itself is done; with ignore-error=true this is a warning only");
-    }
-    if is_damaged_database(error) {
-        failure = failure.with_hint(NEW_DATABASE);
     }
     failure.causes.dedup();
     let message = failure.message.clone();

@@ -52,7 +52,7 @@ pub use blobs::{BlobWriter, IncomingBlob};
 pub use check::{Finding, Recorded};
 pub use claims::StepClaim;
 pub use collect::{Automatic, Collected};
-pub use database::{Database, is_damage, is_full_disk};
+pub use database::{Database, is_full_disk, met_damage};
 pub use filter::{Filter, FilterError};
 pub use images::ImageRemoval;
 pub use leases::{PRECISION_SECONDS, Thing};

@@ -284,6 +284,7 @@ fn what_was_removed_of_a_store_is_made_again() {
     fs::remove_file(project.store().join("oci-layout")).expect("remove");
     project.run(&["prune"]).ok();
     assert!(project.store().join("oci-layout").exists());
+    build(&project).succeeds();
     let blob = files(&project, "blobs/sha256").remove(0);
     fs::remove_file(&blob).expect("remove");
     fs::create_dir_all(blob.join("below")).expect("create");
@@ -312,6 +313,8 @@ fn a_database_that_is_damaged_inside_is_told_with_what_helps() {
         &["inspect", "kept"],
         &["layers", "kept"],
         &["cat", "kept", "/one"],
+        &["diff", "kept", "kept"],
+        &["info"],
         &["du"],
         &["prune"],
         &["cache", "ls"],
