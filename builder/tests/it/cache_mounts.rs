@@ -123,7 +123,7 @@ fn what_is_no_archive_is_refused() {
         (&b"no archive at all"[..], "ends in the middle of"),
         (&[b'x'; 4096], "no tar header"),
         (&whole[..mark], "its end is missing"),
-        (&whole[..512], "its end is missing"),
+        (&whole[..512], "ends in the middle of"),
         (&zstd[..zstd.len() - 9], "damaged or ends early"),
     ] {
         fs::write(project.path("other"), content).expect("write");
