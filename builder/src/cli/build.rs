@@ -89,10 +89,12 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids))
         .with_devices(devices)
         .with_network(surroundings::network_means()?);
-    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
+    let policies = super::policy::read(&args.source_policy_files)?;
+    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel, policies: &policies };
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
     let (mut request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    request.plan.policies = policies;
     if privilege == Privilege::Subordinate {
         request.engine_variables = engine_variables;
     }
@@ -192,6 +194,7 @@ fn record(args: &BuildArgs, request: &mut Request, store: &Store) {
             |file| match file {
                 FileSource::Stdin => "-".to_owned(),
                 FileSource::Path(path) => absolute(path),
+                FileSource::Url(url) => without_credentials(url),
             },
         ),
         context: match &args.context {
@@ -273,6 +276,7 @@ fn request(
         shm_size_bytes: shm_size(args.shm_size),
         privileges: resolved.privileges.clone(),
         environment_epoch: epoch,
+        policies: Vec::new(),
     };
     let mut defaults = defaults(&args.add_hosts, &args.dns, &args.dns_search, &args.dns_option)?;
     bound(&mut defaults, &args.limits, resolved)?;

@@ -47,6 +47,7 @@ mod network;
 mod oci_schema;
 mod outputs;
 mod platforms;
+mod policies;
 mod privileges;
 mod records;
 mod reliability;
