@@ -227,7 +227,7 @@ impl Writer<'_> {
                 OutputKind::Image | OutputKind::CacheOnly => Absent::Leave,
                 _ => Absent::Fetch,
             },
-            progress: Some((self.request.events.clone(), super::export_step(self.plan))),
+            progress: Some((self.request.events.clone(), super::work::export_step(self.plan))),
         };
         let estargz = match (self.output.compression, compression) {
             (Some(spec::Compression::Estargz), Compression::Gzip { level }) => Some(level),
@@ -240,6 +240,13 @@ impl Writer<'_> {
     fn warn_of_many(&self, result: &StepResult, layers: usize) {
         let own = merge::own_layers(result);
         let base = result.state.layers.len() - own;
+        if let Some(max) = self.request.merge.max_layers.filter(|max| layers > *max) {
+            self.request.events.warn(format!(
+                "the image has {layers} layers, more than --max-layers {max}: {base} of them are the base's; only \
+                 --squash=all makes them fewer"
+            ));
+            return;
+        }
         if layers <= MANY_LAYERS {
             return;
         }
@@ -313,7 +320,7 @@ impl Writer<'_> {
         let watcher = |blob: &Descriptor, moved: Moved| {
             if let Moved::Bytes(done_bytes) = moved {
                 self.request.events.send(Event::Progress {
-                    step: super::export_step(self.plan),
+                    step: super::work::export_step(self.plan),
                     what: format!("pushing sha256:{}", blob.digest.short()),
                     done_bytes,
                     total_bytes: Some(blob.size),

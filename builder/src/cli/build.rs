@@ -75,7 +75,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     }
     let access = access(&args)?;
     let net = access.net()?;
-    let registry = access.client(&net, &cancel)?;
+    let registry = access.client(&net, &cancel, progress.sink())?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
     if let Some(notice) = session::host_ids_notice(privilege, host_ids) {
@@ -268,7 +268,7 @@ fn request(
         allow: args.allow.iter().map(|entitlement| entitlement.to_string()).collect(),
         contexts: inputs.kinds,
         main_context: inputs.main,
-        no_cache: args.no_cache || args.cache_ttl == Some(Duration::ZERO),
+        no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),
         extra_host_names: Vec::new(),
         mounts: args.mounts.clone(),
@@ -306,7 +306,7 @@ fn request(
         keep_going: args.keep_going,
         until: args.until.clone(),
         on_failure: None,
-        oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),
+        oldest: args.cache_ttl.map(oldest),
         recorder: None,
         events: progress.sink(),
         cancel,
@@ -409,6 +409,12 @@ pub(super) fn bound(
 /// `--shm-size`; 0 is docker's word for the default.
 pub(super) fn shm_size(bytes: Option<u64>) -> Option<u64> {
     bytes.filter(|bytes| *bytes > 0)
+}
+
+/// The time before which a step must not have run.
+fn oldest(ttl: Duration) -> i64 {
+    // Times have whole seconds, and what was made in this one is too old as well.
+    if ttl.is_zero() { i64::MAX } else { now().saturating_sub_unsigned(ttl.as_secs()) }
 }
 
 /// Where results are written to. An inline cache is in every repository that the image is pushed to.

@@ -97,6 +97,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            let failure = failure::of_damage(failure);
             print::talk(failure.render(Style::stderr()).trim_end());
             ExitCode::from(failure.exit_code())
         }

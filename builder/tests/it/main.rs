@@ -8,6 +8,7 @@
 
 mod base;
 mod image;
+mod json_schema;
 mod processes;
 mod project;
 mod pty;
@@ -33,6 +34,7 @@ mod endpoints;
 mod errors;
 mod examples;
 mod from;
+mod git;
 mod graph;
 mod heredoc;
 mod leftovers;

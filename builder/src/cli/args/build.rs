@@ -133,7 +133,7 @@ pub struct BuildArgs {
     /// Run the steps of these stages anew
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = CACHE)]
     pub no_cache_filter: Vec<String>,
-    /// Run steps anew whose results are older, e.g. 24h or 7d; 0 is --no-cache
+    /// Run steps anew whose results are older, e.g. 24h or 7d; 0 for all steps
     #[arg(long, value_name = "DURATION", value_parser = cache::parse_ttl, help_heading = CACHE)]
     pub cache_ttl: Option<Duration>,
     /// Tell why each step ran

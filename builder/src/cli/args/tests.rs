@@ -157,8 +157,8 @@ fn help_is_grouped() {
     Cache:
           --no-cache                 Run every step anew
           --no-cache-filter <STAGE>  Run the steps of these stages anew
-          --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 is
-                                     --no-cache
+          --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 for all
+                                     steps
       -D, --explain                  Tell why each step ran [alias: --debug]
           --cache-from <CACHE>       Take results from a remote cache: an image name,
                                      type=registry,ref=NAME or type=local,src=DIR
