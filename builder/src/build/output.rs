@@ -227,7 +227,7 @@ impl Writer<'_> {
                 OutputKind::Image | OutputKind::CacheOnly => Absent::Leave,
                 _ => Absent::Fetch,
             },
-            progress: Some((self.request.events.clone(), super::export_step(self.plan))),
+            progress: Some((self.request.events.clone(), super::work::export_step(self.plan))),
         };
         let estargz = match (self.output.compression, compression) {
             (Some(spec::Compression::Estargz), Compression::Gzip { level }) => Some(level),
@@ -313,7 +313,7 @@ impl Writer<'_> {
         let watcher = |blob: &Descriptor, moved: Moved| {
             if let Moved::Bytes(done_bytes) = moved {
                 self.request.events.send(Event::Progress {
-                    step: super::export_step(self.plan),
+                    step: super::work::export_step(self.plan),
                     what: format!("pushing sha256:{}", blob.digest.short()),
                     done_bytes,
                     total_bytes: Some(blob.size),

@@ -108,7 +108,7 @@ impl Upload<'_> {
     pub(super) fn run(&self) -> Result<(), BuildError> {
         for (index, target) in self.request.cache_to.iter().enumerate() {
             let cache = target.location.open(self.environment.registry);
-            let number = super::cache_step(self.plan) + 1 + u32::try_from(index).unwrap_or(0);
+            let number = super::work::cache_step(self.plan) + 1 + u32::try_from(index).unwrap_or(0);
             let events = &self.request.events;
             events
                 .send(Event::Planned { step: number, name: format!("exporting cache to {}", cache.name()) });
@@ -382,7 +382,7 @@ impl Upload<'_> {
         };
         let wanted = parallel::try_map(&unseen, AT_ONCE, lacks)?;
         let wanted: Vec<CacheKey> = wanted.into_iter().flatten().collect();
-        imports.ask_all(&wanted).map_err(|error| Refused::Here(super::import_failed(error)))
+        imports.ask_all(&wanted).map_err(|error| Refused::Here(super::imports::import_failed(error)))
     }
 
     /// What a step gave: in this build, or earlier when nobody had to look at it this time.

@@ -89,10 +89,12 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     let sandboxes = Sandboxes::new(store.root(), session::idmap(privilege, host_ids))
         .with_devices(devices)
         .with_network(surroundings::network_means()?);
-    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
+    let policies = super::policy::read(&args.source_policy_files)?;
+    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel, policies: &policies };
     let inputs =
         finder.find(&args.context, args.file.as_ref(), args.ignorefile.as_deref(), &args.build_contexts)?;
     let (mut request, _temporary) = request(&args, inputs, resolved, &progress, cancel)?;
+    request.plan.policies = policies;
     if privilege == Privilege::Subordinate {
         request.engine_variables = engine_variables;
     }
@@ -192,6 +194,7 @@ fn record(args: &BuildArgs, request: &mut Request, store: &Store) {
             |file| match file {
                 FileSource::Stdin => "-".to_owned(),
                 FileSource::Path(path) => absolute(path),
+                FileSource::Url(url) => without_credentials(url),
             },
         ),
         context: match &args.context {
@@ -265,7 +268,7 @@ fn request(
         allow: args.allow.iter().map(|entitlement| entitlement.to_string()).collect(),
         contexts: inputs.kinds,
         main_context: inputs.main,
-        no_cache: args.no_cache || args.cache_ttl == Some(Duration::ZERO),
+        no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),
         extra_host_names: Vec::new(),
         mounts: args.mounts.clone(),
@@ -273,6 +276,7 @@ fn request(
         shm_size_bytes: shm_size(args.shm_size),
         privileges: resolved.privileges.clone(),
         environment_epoch: epoch,
+        policies: Vec::new(),
     };
     let mut defaults = defaults(&args.add_hosts, &args.dns, &args.dns_search, &args.dns_option)?;
     bound(&mut defaults, &args.limits, resolved)?;
@@ -302,7 +306,7 @@ fn request(
         keep_going: args.keep_going,
         until: args.until.clone(),
         on_failure: None,
-        oldest: args.cache_ttl.map(|ttl| now().saturating_sub_unsigned(ttl.as_secs())),
+        oldest: args.cache_ttl.map(oldest),
         recorder: None,
         events: progress.sink(),
         cancel,
@@ -405,6 +409,12 @@ pub(super) fn bound(
 /// `--shm-size`; 0 is docker's word for the default.
 pub(super) fn shm_size(bytes: Option<u64>) -> Option<u64> {
     bytes.filter(|bytes| *bytes > 0)
+}
+
+/// The time before which a step must not have run.
+fn oldest(ttl: Duration) -> i64 {
+    // Times have whole seconds, and what was made in this one is too old as well.
+    if ttl.is_zero() { i64::MAX } else { now().saturating_sub_unsigned(ttl.as_secs()) }
 }
 
 /// Proxy variables of the build arguments, in both cases (semantics fact 43). kiln's own environment does not

@@ -227,19 +227,34 @@ fn import(store: &Store, args: &CacheImportArgs, cancel: &CancelToken) -> Result
     let plain = decompressor(source).map_err(|e| cannot("read", name.unwrap_or(Path::new("-")), &e))?;
     let imported = mounts::import(store, &args.id, plain, Existing::Replace, Ownership::BestEffort);
     let imported = imported.map_err(|e| if cancel.is_cancelled() { MountError::Cancelled } else { e });
-    if let Some(unpacked) = imported.map_err(|e| of_mount(&e))? {
-        warn(&unpacked.warnings);
+    let imported = imported.map_err(|error| match error {
+        MountError::Unpack(_) | MountError::Empty | MountError::Cut => not_imported(name, &error),
+        error => of_mount(&error),
+    })?;
+    if let Some(imported) = imported {
+        warn(&imported.warnings);
         print::talk(format!(
             "imported the cache mount {}: {} entries, {}",
             args.id,
-            unpacked.entries.saturating_sub(1),
-            size::human(unpacked.file_bytes)
+            imported.entries,
+            size::human(imported.file_bytes)
         ));
     }
     Ok(0)
 }
 
-fn cannot(action: &str, path: &Path, error: &io::Error) -> Failure {
+fn not_imported(file: Option<&Path>, error: &MountError) -> Failure {
+    let failure = cannot("import", file.unwrap_or(Path::new("-")), error);
+    if failure.kind == Kind::Resources {
+        return failure;
+    }
+    failure.with_hint(
+        "what is wanted is the file that `kiln cache export` wrote, or another tar, compressed or not; nothing was \
+         changed",
+    )
+}
+
+fn cannot(action: &str, path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
     let failure = super::failure::of_other(error);
     let causes = std::iter::once(failure.message.clone()).chain(failure.causes.clone()).collect();
     Failure { message: format!("cannot {action} `{}`", path.display()), causes, ..failure }

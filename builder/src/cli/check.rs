@@ -63,7 +63,7 @@ struct Settings {
 pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
     if !args.explain_ignore.is_empty() {
         let path = match &args.file {
-            Some(FileSource::Stdin) => None,
+            Some(FileSource::Stdin | FileSource::Url(_)) => None,
             Some(FileSource::Path(path)) => Some(path.clone()),
             None => context::buildfile(None, Some(&args.context)).ok().and_then(|(_, _, path)| path),
         };
@@ -121,7 +121,7 @@ pub(super) fn call(root: Option<PathBuf>, args: &BuildArgs) -> Result<u8, Failur
         ..Settings::default()
     };
     let (file, local) = match &args.context {
-        ContextSource::Path(directory) => {
+        ContextSource::Path(directory) if !matches!(args.file, Some(FileSource::Url(_))) => {
             let (name, text, path) = context::buildfile(args.file.as_ref(), Some(directory))?;
             let file = File { name, text, path };
             let local = local_context(directory, &file)?;
@@ -148,7 +148,8 @@ fn fetched(root: Option<PathBuf>, args: &BuildArgs) -> Result<File, Failure> {
     session::watch_signals(cancel.clone(), Progress::new(Mode::None, Target::Stderr));
     let net = Net::default();
     let git = GitEnvironment::pick(std::env::vars_os());
-    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel };
+    let policies = super::policy::read(&args.source_policy_files)?;
+    let finder = Finder { store: &store, net: &net, git: &git, cancel: &cancel, policies: &policies };
     let inputs = finder.find(&args.context, args.file.as_ref(), None, &[])?;
     Ok(File { name: inputs.file_name, text: inputs.text, path: None })
 }

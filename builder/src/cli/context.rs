@@ -12,9 +12,12 @@ use crate::context::git::{self, GitEnvironment, GitRef};
 use crate::context::http::{self, FetchOptions};
 use crate::context::layout;
 use crate::context::local::{Ignore, LocalContext};
+use crate::layer::blob::VerifiedReader;
 use crate::layer::compress;
 use crate::net::Net;
 use crate::plan::graph::ContextKind;
+use crate::plan::policy::{self, Policy};
+use crate::plan::without_credentials;
 use crate::snapshot::apply::{self, UnpackOptions};
 use crate::store::Store;
 use crate::sys::rootdir::RootDir;
@@ -41,6 +44,7 @@ pub(super) struct Finder<'a> {
     pub net: &'a Net,
     pub git: &'a GitEnvironment,
     pub cancel: &'a CancelToken,
+    pub policies: &'a [Policy],
 }
 
 fn user(message: impl Into<String>) -> Failure {
@@ -116,6 +120,9 @@ pub(super) fn buildfile_named(
     };
     match (file, directory) {
         (Some(FileSource::Stdin), _) => Ok(("(stdin)".to_owned(), text("(stdin)", io::stdin())?, None)),
+        (Some(FileSource::Url(url)), _) => {
+            Err(user(format!("the Buildfile at `{}` has to be downloaded first", without_credentials(url))))
+        }
         (Some(FileSource::Path(path)), _) => {
             let name = shown(path);
             Ok((name.clone(), text(&name, open(path)?)?, Some(path.clone())))
@@ -156,6 +163,11 @@ impl Finder<'_> {
         named: &[NamedContext],
     ) -> Result<Inputs, Failure> {
         let mut temporary = Vec::new();
+        let downloaded = match file {
+            Some(FileSource::Url(url)) => Some((self.buildfile_at(url, &mut temporary)?, url)),
+            _ => None,
+        };
+        let file = downloaded.as_ref().map_or(file, |(path, _)| Some(path));
         let mut inputs = match context {
             ContextSource::Path(path) => self.directory(path, file, ignore_file)?,
             ContextSource::Stdin => self.stream(io::stdin(), "standard input", file, &mut temporary)?,
@@ -181,6 +193,9 @@ impl Finder<'_> {
                     .ok_or_else(|| user(format!("build context `{name}` cannot be standard input")))?,
             };
             inputs.kinds.insert(name.clone(), kind);
+        }
+        if let Some((_, url)) = downloaded {
+            inputs.file_name = without_credentials(url);
         }
         inputs._temporary = temporary;
         Ok(inputs)
@@ -250,7 +265,9 @@ impl Finder<'_> {
 
     fn inside(&self, root: &RootDir, file: Option<&FileSource>) -> Result<(String, String), Failure> {
         let candidates: Vec<String> = match file {
-            Some(FileSource::Stdin) => return buildfile(file, None).map(|(name, text, _)| (name, text)),
+            Some(FileSource::Stdin | FileSource::Url(_)) => {
+                return buildfile(file, None).map(|(name, text, _)| (name, text));
+            }
             // A file of this machine wins over one of the context.
             Some(FileSource::Path(path)) if path.is_absolute() || path.exists() => {
                 return buildfile(file, None).map(|(name, text, _)| (name, text));
@@ -270,12 +287,44 @@ impl Finder<'_> {
             .with_hint("name it with -f FILE"))
     }
 
+    /// `-f URL`: a file that has what is there.
+    fn buildfile_at(&self, url: &str, temporary: &mut Vec<tempfile::TempDir>) -> Result<FileSource, Failure> {
+        let dir = self.store.temporary().map_err(|e| super::failure::of_store(&e))?;
+        let path = dir.path().join("Buildfile");
+        self.download(url, &path).map_err(|failure| Failure {
+            message: format!("cannot fetch the Buildfile: {}", failure.message),
+            ..failure
+        })?;
+        temporary.push(dir);
+        Ok(FileSource::Path(path))
+    }
+
+    /// Fetches what the source policies allow, and checks it when they say what it is.
+    fn download(&self, url: &str, path: &Path) -> Result<(), Failure> {
+        let io = |e: io::Error| Failure::from_error(Kind::User, &e);
+        let (url, checksum) = policy::download(self.policies, url)
+            .map_err(|refused| Failure::from_error(Kind::User, &refused))?;
+        let mut out = File::create(path).map_err(io)?;
+        let options = FetchOptions { cancel: self.cancel.clone(), ..FetchOptions::default() };
+        http::fetch(self.net, &url, &options, &mut out)
+            .map_err(|e| Failure::from_error(Kind::Network, &e))?;
+        let Some(wanted) = checksum else { return Ok(()) };
+        let body = File::open(path).map_err(io)?;
+        let mut verified = VerifiedReader::new(body, wanted, None);
+        std::io::copy(&mut verified, &mut std::io::sink()).map(drop).map_err(|e| Failure {
+            causes: vec![e.to_string()],
+            ..user(format!("`{}` is not what the source policy says", without_credentials(&url)))
+        })
+    }
+
     fn git(
         &self,
         text: &str,
         file: Option<&FileSource>,
         temporary: &mut Vec<tempfile::TempDir>,
     ) -> Result<Inputs, Failure> {
+        let text = &policy::repository(self.policies, text)
+            .map_err(|refused| Failure::from_error(Kind::User, &refused))?;
         let reference = GitRef::parse_for_context(text)
             .ok_or_else(|| user(format!("`{text}` is not a git reference")))?
             .map_err(|e| Failure::from_error(Kind::User, &e))?;
@@ -299,9 +348,7 @@ impl Finder<'_> {
     ) -> Result<Inputs, Failure> {
         let dir = self.store.temporary().map_err(|e| super::failure::of_store(&e))?;
         let path = dir.path().join("body");
-        let mut out = File::create(&path).map_err(|e| Failure::from_error(Kind::User, &e))?;
-        let options = FetchOptions { cancel: self.cancel.clone(), ..FetchOptions::default() };
-        http::fetch(self.net, url, &options, &mut out).map_err(|e| Failure::from_error(Kind::Network, &e))?;
+        self.download(url, &path)?;
         let body = File::open(&path).map_err(|e| Failure::from_error(Kind::User, &e))?;
         self.stream(body, url, file, temporary)
     }

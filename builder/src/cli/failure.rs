@@ -29,9 +29,8 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             failure.with_hint("choose a directory of your own with --root DIR or KILN_ROOT")
         }
-        error if error.is_damaged_database() => {
-            failure.with_hint("`kiln fsck --repair` makes a new one: images are kept, cached steps run again")
-        }
+        // See `of_damage`.
+        error if error.is_damaged_database() => failure,
         StoreError::DamagedInUse { .. } => {
             failure.with_hint("a new one is made when they have ended; try again then")
         }
@@ -86,6 +85,14 @@ fn kind_of_transfer(error: &TransferError) -> Kind {
         TransferError::Store(_) => Kind::Config,
         _ => Kind::User,
     }
+}
+
+const NEW_DATABASE: &str =
+    "`kiln fsck --repair` makes a new database: images are kept, cached steps run again";
+
+/// Says what helps when the command met damage in the store's database, which may have been told in many ways by then.
+pub(super) fn of_damage(failure: Failure) -> Failure {
+    if crate::store::met_damage() { failure.with_hint(NEW_DATABASE) } else { failure }
 }
 
 fn full_disk(failure: Failure) -> Failure {

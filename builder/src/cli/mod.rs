@@ -18,6 +18,7 @@ mod layers;
 mod login;
 mod look;
 mod manifest;
+mod policy;
 mod privileges;
 mod prune;
 mod record;
@@ -95,6 +96,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            let failure = failure::of_damage(failure);
             print::talk(failure.render(Style::stderr()).trim_end());
             ExitCode::from(failure.exit_code())
         }

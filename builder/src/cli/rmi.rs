@@ -9,6 +9,7 @@ use super::store::familiar;
 use crate::image::reference::Reference;
 use crate::store::records::ImageRecord;
 use crate::store::{ImageRemoval, InUse, Store};
+use crate::sys::range_lock::Locks;
 use crate::ui::diagnostics::Style;
 use crate::ui::failure::{Failure, Kind};
 use crate::ui::{print, size};
@@ -18,11 +19,16 @@ const MIN_ID_DIGITS: usize = 6;
 
 /// Takes names of images away, and what only they needed.
 pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> {
+    // An ordinary user's processes are to be seen from outside of user namespaces only.
+    let seen = Locks::look().unwrap_or_default();
     let Some(store) = session::present_store(root)? else {
         return if args.force { Ok(0) } else { Err(missing(&args.images.join("`, `"))) };
     };
-    let failures: Vec<Failure> =
-        args.images.iter().filter_map(|wanted| remove_wanted(&store, wanted, args.force).err()).collect();
+    let failures: Vec<Failure> = args
+        .images
+        .iter()
+        .filter_map(|wanted| remove_wanted(&store, wanted, args.force, &seen).err())
+        .collect();
     // The last one is for the caller to tell.
     let Some((last, others)) = failures.split_last() else { return Ok(0) };
     for failure in others {
@@ -32,7 +38,7 @@ pub(super) fn rmi(root: Option<PathBuf>, args: &RmiArgs) -> Result<u8, Failure> 
 }
 
 /// Removes what one argument stands for.
-fn remove_wanted(store: &Store, wanted: &str, force: bool) -> Result<(), Failure> {
+fn remove_wanted(store: &Store, wanted: &str, force: bool, seen: &Locks) -> Result<(), Failure> {
     let names = find(store, wanted)?;
     if names.len() > 1 && !force {
         let names: Vec<String> = names.iter().map(|name| familiar(name)).collect();
@@ -42,7 +48,7 @@ fn remove_wanted(store: &Store, wanted: &str, force: bool) -> Result<(), Failure
     if names.is_empty() && !force {
         return Err(missing(wanted));
     }
-    names.iter().try_for_each(|name| remove(store, name, force))
+    names.iter().try_for_each(|name| remove(store, name, force, seen))
 }
 
 pub(super) fn missing(wanted: &str) -> Failure {
@@ -68,10 +74,10 @@ pub(super) fn find(store: &Store, wanted: &str) -> Result<Vec<String>, Failure> 
     reference.map(|_| Vec::new()).map_err(|e| Failure::from_error(Kind::Usage, &e))
 }
 
-fn remove(store: &Store, name: &str, force: bool) -> Result<(), Failure> {
+fn remove(store: &Store, name: &str, force: bool, seen: &Locks) -> Result<(), Failure> {
     let shown = familiar(name);
     let in_use = if force { InUse::Force } else { InUse::Keep };
-    match store.remove_image(name, in_use).map_err(|e| of_store(&e))? {
+    match store.remove_image(name, in_use, seen).map_err(|e| of_store(&e))? {
         ImageRemoval::Removed(removed) => {
             print::talk(format!("removed the name {shown}: {} freed", size::human(removed.freed_bytes)));
             Ok(())

@@ -150,6 +150,7 @@ impl LocalExecutor<'_> {
         }
         // Somebody removed a snapshot: the step simply runs again.
         self.store.database().forget_step(key)?;
+        self.store.forget_lost()?;
         Ok(None)
     }
 

@@ -20,6 +20,8 @@ use crate::image::manifest::Descriptor;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
+use super::policy::Policy;
+
 /// Number of a vertex in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VertexId(pub u32);
@@ -518,6 +520,8 @@ pub struct PlanOptions {
     pub privileges: Privileges,
     /// SOURCE_DATE_EPOCH of the environment.
     pub environment_epoch: Option<String>,
+    /// What may be taken from outside.
+    pub policies: Vec<Policy>,
 }
 
 /// What a context is.

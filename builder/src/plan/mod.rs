@@ -13,6 +13,7 @@ pub mod graph;
 mod history;
 mod lower;
 mod paths;
+pub mod policy;
 mod remote;
 mod site;
 mod sources;

@@ -12,6 +12,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
 use super::graph::{ContextKind, ImageRequest, ImageResolver, PlanOptions, ResolveError, ResolvedImage};
+use super::policy::{self, Policy};
 
 /// Most requests that are under way at once.
 const MAX_PARALLEL: usize = 8;
@@ -32,6 +33,7 @@ pub(super) enum Meaning {
 /// Looks names up.
 pub(super) struct Sources<'a> {
     resolver: &'a dyn ImageResolver,
+    policies: &'a [Policy],
     /// Normalised name, with `::platform` where it was given, to the name as written and its kind.
     contexts: BTreeMap<String, (String, ContextKind)>,
     /// Guards the answers; never held during a request.
@@ -40,13 +42,13 @@ pub(super) struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     /// Takes the named contexts of a build.
-    pub(super) fn new(options: &PlanOptions, resolver: &'a dyn ImageResolver) -> Self {
+    pub(super) fn new(options: &'a PlanOptions, resolver: &'a dyn ImageResolver) -> Self {
         let contexts = options
             .contexts
             .iter()
             .map(|(name, kind)| (normalise_key(name), (name.clone(), kind.clone())))
             .collect();
-        Self { resolver, contexts, answers: Mutex::default() }
+        Self { resolver, policies: &options.policies, contexts, answers: Mutex::default() }
     }
 
     /// The named context of this name, one for the platform first.
@@ -94,10 +96,18 @@ impl<'a> Sources<'a> {
         if let Some(answer) = self.known(request) {
             return answer;
         }
-        let answer = self.resolver.resolve(request);
+        let answer = self.allowed(request).and_then(|request| self.resolver.resolve(&request));
         let key = (request.name.clone(), request.platform.clone());
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(key, answer.clone());
         answer
+    }
+
+    /// What the source policies make of a request.
+    fn allowed(&self, request: &ImageRequest) -> Result<ImageRequest, ResolveError> {
+        let full = request.name.parse::<Reference>().map_or_else(|_| request.name.clone(), |r| r.to_string());
+        let name = policy::image(self.policies, &request.name, &full)
+            .map_err(|refused| ResolveError { message: refused.to_string(), hint: None })?;
+        Ok(ImageRequest { name, platform: request.platform.clone() })
     }
 
     fn known(&self, request: &ImageRequest) -> Option<Answer> {
@@ -180,7 +190,8 @@ mod tests {
             }
         }
         let counting = Counting(AtomicUsize::new(0));
-        let sources = Sources::new(&PlanOptions::default(), &counting);
+        let options = PlanOptions::default();
+        let sources = Sources::new(&options, &counting);
         let request = |name: &str| ImageRequest {
             name: name.to_owned(),
             platform: Platform::new("linux", "amd64", ""),

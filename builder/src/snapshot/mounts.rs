@@ -9,7 +9,7 @@
 //! - a mount takes an archive's content whole or not at all; who uses the earlier content meanwhile keeps it.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,10 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    #[error("it is empty, and no archive")]
+    Empty,
+    #[error("the archive was cut: its end is missing")]
+    Cut,
     #[error("`{path}` changed while it was read: something uses the cache mount")]
     Changed { path: String },
     #[error(transparent)]
@@ -61,6 +65,17 @@ impl From<DiffError> for MountError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exported {
     /// Entries of the archive, the directory itself left out.
+    pub entries: u64,
+    /// Bytes of regular files.
+    pub file_bytes: u64,
+    /// What was left out.
+    pub warnings: Warnings,
+}
+
+/// What was imported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// What the mount holds now, without the directory itself: what [`count`] says.
     pub entries: u64,
     /// Bytes of regular files.
     pub file_bytes: u64,
@@ -134,7 +149,7 @@ fn top(root: &RootDir, path: &Path) -> Result<Entry, MountError> {
 /// it stays.
 ///
 /// # Errors
-/// When the archive is damaged or wants to leave its directory, or the store cannot be written; the mount is as it was
+/// When the archive is empty, cut or damaged, or wants to leave its directory, or the store cannot be written; the mount is as it was
 /// then.
 pub fn import(
     store: &Store,
@@ -142,7 +157,7 @@ pub fn import(
     archive: impl Read,
     existing: Existing,
     ownership: Ownership,
-) -> Result<Option<Unpacked>, MountError> {
+) -> Result<Option<Imported>, MountError> {
     let earlier = store.database().cache_mount(id)?.map(|mount| mount.directory);
     let there = earlier.as_ref().is_some_and(|directory| store.path(directory).is_dir());
     if there && existing == Existing::Keep {
@@ -159,7 +174,17 @@ pub fn import(
     let fresh = Fresh { path: Some(path.clone()) };
     let root = RootDir::open(&path).map_err(|e: FsError| ApplyError::Fs(e))?;
     let options = UnpackOptions { chown: None, ownership, top: Top::Set };
+    let mut archive = BufReader::with_capacity(64 * 1024, archive);
+    // An archive of nothing has its two blocks; what has no byte was never written.
+    if archive.fill_buf().map_err(|e| ApplyError::Tar(TarError::Read(e)))?.is_empty() {
+        return Err(MountError::Empty);
+    }
     let unpacked = unpack_archive(archive, &root, b"", &options)?;
+    if !unpacked.closed {
+        return Err(MountError::Cut);
+    }
+    let Unpacked { file_bytes, warnings, .. } = unpacked;
+    let imported = Imported { entries: count(&path)?, file_bytes, warnings };
     let claimed = store.database().claim_cache_mount(id, &directory, there || earlier.is_some())?;
     if claimed != directory {
         // Another process made one meanwhile, and `existing` says that it stays.
@@ -169,7 +194,7 @@ pub fn import(
     if let Some(earlier) = earlier {
         store.discard_mount_directory(&earlier)?;
     }
-    Ok(Some(unpacked))
+    Ok(Some(imported))
 }
 
 /// A directory that is removed unless it is kept.
@@ -308,6 +333,9 @@ mod tests {
         let replace = |tar: &[u8]| import(&store, "id", tar, Existing::Replace, Ownership::Required);
         assert!(replace(&archive(&["new", "../../escaped"])).is_err());
         assert!(replace(&archive(&["new"])[..700]).is_err());
+        assert!(matches!(replace(&archive(&["new"])[..512]), Err(MountError::Cut)), "cut between entries");
+        assert!(matches!(replace(b""), Err(MountError::Empty)));
+        assert!(replace(&b"no archive".repeat(100)).is_err());
         assert!(directory(&store, "id").join("old").exists());
         assert_eq!(
             fs::read_dir(store.path("mounts")).unwrap().count(),
@@ -317,7 +345,9 @@ mod tests {
         assert!(!store.path("escaped").exists() && !dir.path().join("escaped").exists());
         let kept = import(&store, "id", &archive(&["new"])[..], Existing::Keep, Ownership::Required).unwrap();
         assert!(kept.is_none() && directory(&store, "id").join("old").exists());
-        replace(&archive(&["new"])).unwrap().unwrap();
+        // A name that comes twice is one thing, and so is a directory that only the names below it tell of.
+        let imported = replace(&archive(&["new", "new", "sub/below"])).unwrap().unwrap();
+        assert_eq!(imported.entries, 3);
         let now = directory(&store, "id");
         assert!(now.join("new").exists() && !now.join("old").exists());
         assert!(!path.exists(), "the earlier directory is not kept when nobody uses it");

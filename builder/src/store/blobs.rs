@@ -143,7 +143,9 @@ impl Store {
     /// Removes the file of a blob that turned out to be damaged.
     pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.blob_path(digest);
-        match fs::remove_file(&path) {
+        // Something else may have taken its place.
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        match if is_dir { super::remove_tree(&path) } else { fs::remove_file(&path) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::io("remove", &path)(error))
             }

@@ -264,6 +264,26 @@ impl Store {
         doomed.snapshots.iter().try_for_each(|id| self.discard_snapshot(id).map(drop))
     }
 
+    /// Forgets every snapshot and cache mount whose directory is gone, and removes what is left of it: no build can use
+    /// it any more.
+    pub fn forget_lost(&self) -> Result<(), StoreError> {
+        let rows = self.database.rows()?;
+        let is_lost = |id: &SnapshotId| !self.path(&format!("snapshots/{}/fs", id.0)).is_dir();
+        let lost: Vec<SnapshotId> = rows.snapshots.into_iter().map(|row| row.id).filter(is_lost).collect();
+        let names: Vec<String> = lost.iter().map(|id| id.0.clone()).collect();
+        self.database.forget_snapshots(&names)?;
+        for name in &names {
+            let path = format!("snapshots/{name}");
+            if fs::symlink_metadata(self.path(&path)).is_ok() {
+                self.discard_stray(&path)?;
+            }
+        }
+        for mount in rows.mounts.iter().filter(|mount| !self.path(&mount.directory).is_dir()) {
+            self.database.forget_cache_mount(&mount.id, &mount.directory)?;
+        }
+        Ok(())
+    }
+
     /// Makes a finding right. False when that has to wait for a running process.
     pub fn repair(&self, finding: &Finding) -> Result<bool, StoreError> {
         match finding {

@@ -43,6 +43,7 @@ impl Store {
     /// Removes what the policy says.
     pub fn prune(&self, policy: &Policy) -> Result<Collected, StoreError> {
         self.tidy()?;
+        self.forget_lost()?;
         let usage = self.usage()?;
         let chosen = plan(&usage, policy, self.free_bytes()?, now());
         let old_steps = policy.unused_for.filter(|_| policy.filters.is_empty());

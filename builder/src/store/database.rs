@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -122,6 +123,15 @@ pub struct Database {
     _user: File,
 }
 
+/// Whether this process met damage in a database that could be opened.
+static MET_DAMAGE: AtomicBool = AtomicBool::new(false);
+
+/// Whether SQLite found the database of a store damaged while this process used it. What that led to may say so no
+/// longer: a miss, a message.
+pub fn met_damage() -> bool {
+    MET_DAMAGE.load(Ordering::Relaxed)
+}
+
 /// The byte of `kiln.lock` that everybody shares who has the database open.
 const USERS: u64 = 0;
 
@@ -191,7 +201,12 @@ impl Database {
         work: impl FnOnce(&mut Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, StoreError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
+        work(&mut connection).map_err(|source| {
+            if is_damage(&source) {
+                MET_DAMAGE.store(true, Ordering::Relaxed);
+            }
+            StoreError::Database { path: self.path.clone(), source }
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use super::mounts::InUse;
 use super::usage::Kind;
 use super::{Store, StoreError, Thing};
 use crate::base::digest::Digest;
+use crate::sys::range_lock::Locks;
 
 /// What became of an image's name.
 #[derive(Debug)]
@@ -33,8 +34,9 @@ impl Store {
         Ok(roots.into_iter().map(|(name, digest)| (name, self.parts(&digest).blobs)).collect())
     }
 
-    /// Takes a name away and removes what only that image needed. Layers stay as cache.
-    pub fn remove_image(&self, name: &str, in_use: InUse) -> Result<ImageRemoval, StoreError> {
+    /// Takes a name away and removes what only that image needed. Layers stay as cache. `seen` is what was to be seen of
+    /// other processes before this one entered its user namespace.
+    pub fn remove_image(&self, name: &str, in_use: InUse, seen: &Locks) -> Result<ImageRemoval, StoreError> {
         let images = self.database.images()?;
         let Some(image) = images.iter().find(|image| image.name == name) else {
             return Ok(ImageRemoval::Missing);
@@ -44,7 +46,7 @@ impl Store {
         if in_use == InUse::Keep && is_last {
             let (lessees, manifest) = (self.lessees()?, Thing::Blob(&image.digest));
             if lessees.has(manifest)? {
-                return Ok(ImageRemoval::InUse(lessees.users(manifest)));
+                return Ok(ImageRemoval::InUse(lessees.users(manifest, seen)));
             }
             let others = images.iter().filter(|other| other.digest != image.digest);
             let holders: Vec<String> = others
@@ -112,30 +114,45 @@ mod tests {
     fn an_image_that_an_index_holds_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (store, layer, manifest, index) = store(&dir);
-        let removal = store.remove_image("a", InUse::Keep).unwrap();
+        let removal = store.remove_image("a", InUse::Keep, &Locks::default()).unwrap();
         assert!(matches!(removal, ImageRemoval::PartOf(holders) if holders == ["all"]));
-        let ImageRemoval::Removed(removed) = store.remove_image("a", InUse::Force).unwrap() else { panic!() };
+        let ImageRemoval::Removed(removed) =
+            store.remove_image("a", InUse::Force, &Locks::default()).unwrap()
+        else {
+            panic!()
+        };
         assert!(removed.items.is_empty() && store.stat_blob(&manifest).is_some());
-        let ImageRemoval::Removed(removed) = store.remove_image("all", InUse::Keep).unwrap() else {
+        let ImageRemoval::Removed(removed) =
+            store.remove_image("all", InUse::Keep, &Locks::default()).unwrap()
+        else {
             panic!()
         };
         assert_eq!(removed.items.len(), 2);
         assert!(store.stat_blob(&manifest).is_none() && store.stat_blob(&index).is_none());
         assert!(store.stat_blob(&layer).is_some(), "layers stay as cache");
-        assert!(matches!(store.remove_image("a", InUse::Force).unwrap(), ImageRemoval::Missing));
+        assert!(matches!(
+            store.remove_image("a", InUse::Force, &Locks::default()).unwrap(),
+            ImageRemoval::Missing
+        ));
     }
 
     #[test]
     fn an_image_that_a_process_uses_keeps_its_last_name() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _, manifest, _) = store(&dir);
-        store.remove_image("all", InUse::Force).unwrap();
+        store.remove_image("all", InUse::Force, &Locks::default()).unwrap();
         name(&store, "b", manifest);
         let user = Store::open(store.root()).unwrap();
         assert!(user.blob_size(&manifest).is_some());
-        assert!(matches!(store.remove_image("b", InUse::Keep).unwrap(), ImageRemoval::Removed(_)));
-        assert!(matches!(store.remove_image("a", InUse::Keep).unwrap(), ImageRemoval::InUse(_)));
-        store.remove_image("a", InUse::Force).unwrap();
+        assert!(matches!(
+            store.remove_image("b", InUse::Keep, &Locks::default()).unwrap(),
+            ImageRemoval::Removed(_)
+        ));
+        assert!(matches!(
+            store.remove_image("a", InUse::Keep, &Locks::default()).unwrap(),
+            ImageRemoval::InUse(_)
+        ));
+        store.remove_image("a", InUse::Force, &Locks::default()).unwrap();
         assert!(store.stat_blob(&manifest).is_some(), "its data stays until nobody uses it");
     }
 }

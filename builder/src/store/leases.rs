@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use super::records::{FsState, SnapshotId, StepResult, now};
 use super::{Store, StoreError};
 use crate::base::digest::{CacheKey, Digest};
-use crate::sys::range_lock;
+use crate::sys::range_lock::{self, Locks};
 
 /// Times of last use are at most this far behind.
 pub const PRECISION_SECONDS: i64 = 3600;
@@ -182,9 +182,13 @@ impl Lessees {
             .map_err(StoreError::io("look at a lock of", &self.path))
     }
 
-    /// Which other processes use the thing, as far as that can be found out.
-    pub(super) fn users(&self, thing: Thing<'_>) -> Vec<u32> {
-        range_lock::holders(&self.file, thing.offset()).unwrap_or_default()
+    /// Which other processes use the thing, as far as that can be found out now, or could when `seen` was looked at.
+    pub(super) fn users(&self, thing: Thing<'_>, seen: &Locks) -> Vec<u32> {
+        let holders = |locks: &Locks| locks.holders(&self.file, thing.offset()).unwrap_or_default();
+        match holders(seen) {
+            pids if pids.is_empty() => Locks::look().map(|locks| holders(&locks)).unwrap_or_default(),
+            pids => pids,
+        }
     }
 
     /// Takes the thing until this value is dropped; false when somebody uses it.

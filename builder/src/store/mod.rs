@@ -52,7 +52,7 @@ pub use blobs::{BlobWriter, IncomingBlob};
 pub use check::{Finding, Recorded};
 pub use claims::StepClaim;
 pub use collect::{Automatic, Collected};
-pub use database::{Database, is_full_disk};
+pub use database::{Database, is_full_disk, met_damage};
 pub use filter::{Filter, FilterError};
 pub use images::ImageRemoval;
 pub use leases::{PRECISION_SECONDS, Thing};
@@ -132,6 +132,10 @@ const BALLAST: &str = "ballast";
 /// Enough for SQLite's log and for forgetting some rows.
 const BALLAST_BYTES: u64 = 1 << 20;
 
+/// What a store has from the beginning.
+const DIRECTORIES: [&str; 8] =
+    ["blobs/sha256", "snapshots", "mounts", "stubs/empty", "stubs/void", "spots/root", "spots/side", "tmp"];
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -163,19 +167,15 @@ impl Store {
             make(root)?;
             fs::set_permissions(root, fs::Permissions::from_mode(0o700))
                 .map_err(StoreError::io("set the mode of", root))?;
-            for dir in [
-                "blobs/sha256",
-                "snapshots",
-                "mounts",
-                "stubs/empty",
-                "stubs/void",
-                "spots/root",
-                "spots/side",
-                "tmp",
-            ] {
-                make(&root.join(dir))?;
+        }
+        // Whatever somebody removed of it is made again.
+        for dir in DIRECTORIES.map(|dir| root.join(dir)) {
+            if !dir.is_dir() {
+                make(&dir)?;
             }
-            let layout = root.join("oci-layout");
+        }
+        let layout = root.join("oci-layout");
+        if !layout.exists() {
             fs::write(&layout, r#"{"imageLayoutVersion":"1.0.0"}"#)
                 .map_err(StoreError::io("write", &layout))?;
         }

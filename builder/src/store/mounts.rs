@@ -1,13 +1,20 @@
 //! Cache mounts as things of the store: found, measured and removed by id.
 //!
-//! Invariants: a cache mount that a process uses is leased by its directory's name, so that nobody removes it.
+//! Invariants: a cache mount that a process uses is leased by its directory's name, so that nobody removes it; the
+//! directory of one that was taken away meanwhile is marked by a file in `tmp/`, and goes with its last user.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::leases::PRECISION_SECONDS;
 use super::records::{MountRecord, now};
-use super::{Store, StoreError, Thing};
+use super::{Store, StoreError, Thing, process};
+
+/// Directories of cache mounts are below it.
+const DIRECTORY: &str = "mounts/";
+/// Begins the name of a file in `tmp/`; the name of a directory of `mounts/` follows.
+pub(super) const MARK: &str = "unmounted-";
 
 impl Store {
     /// The directory of a cache mount, relative to the store; it stays until this process ends.
@@ -54,15 +61,39 @@ impl Store {
         }
     }
 
-    /// Removes a directory that was a cache mount's, unless a process uses it: then the next collection does.
+    /// Removes a directory that was a cache mount's. False while a process uses it: that one removes it when it ends,
+    /// or else the next one that writes.
     pub fn discard_mount_directory(&self, directory: &str) -> Result<bool, StoreError> {
         let lessees = self.lessees()?;
         if !lessees.exclude(Thing::Mount(directory))? {
+            if let Some(name) = directory.strip_prefix(DIRECTORY) {
+                let mark = self.root.join("tmp").join(format!("{MARK}{name}"));
+                // Without it, on a full disk, the directory waits for a collection.
+                let _ = fs::write(mark, b"");
+            }
             return Ok(false);
         }
         self.discard(&self.root.join(directory))?;
         self.discard(&self.root.join(format!("{directory}.lock")))?;
         Ok(true)
+    }
+
+    /// Removes the directory of a cache mount that `file` in `tmp/` marks, unless a process still uses it.
+    pub(super) fn sweep_mount(&self, file: &str) -> Result<(), StoreError> {
+        let Some(name) = file.strip_prefix(MARK) else { return Ok(()) };
+        let directory = format!("{DIRECTORY}{name}");
+        let lessees = self.lessees()?;
+        if !lessees.exclude(Thing::Mount(&directory))? {
+            return Ok(());
+        }
+        if self.database.cache_directories_with_prefix(&directory)?.is_empty() {
+            for doomed in [&directory, &format!("{directory}.lock")] {
+                let path = self.root.join(doomed);
+                process::remove(&path).map_err(StoreError::io("remove", &path))?;
+            }
+        }
+        let mark = self.root.join("tmp").join(file);
+        process::remove(&mark).map_err(StoreError::io("remove", &mark))
     }
 
     /// Removes a cache mount. A mount that a running process uses stays, unless it is forced: that process then keeps
@@ -114,8 +145,6 @@ pub(super) fn disk_usage(path: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -134,5 +163,36 @@ mod tests {
         assert_eq!(store.use_cache_mount("other").unwrap(), None);
         fs::remove_dir_all(store.path("mounts/d")).unwrap();
         assert_eq!(store.use_cache_mount("id").unwrap(), None, "a row without a directory is no mount");
+    }
+
+    #[test]
+    fn a_mount_that_was_taken_from_its_user_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        let open = || Store::open(&root).unwrap();
+        for killed in [false, true] {
+            let user = open();
+            user.writing().unwrap();
+            fs::create_dir(user.path("mounts/d")).unwrap();
+            user.database().claim_cache_mount("id", "mounts/d", false).unwrap();
+            assert!(user.use_cache_mount("id").unwrap().is_some());
+            let other = open();
+            let removal = other.remove_cache_mount("id", InUse::Force).unwrap();
+            assert_eq!(removal, Removal::Removed { freed_bytes: 0 });
+            other.tidy().unwrap();
+            assert!(user.path("mounts/d").exists(), "it is still used");
+            if killed {
+                // Leaves its leases, as a kill would, and nothing else done.
+                user.give_up_leases().unwrap();
+                std::mem::forget(user);
+                assert!(root.join("mounts/d").exists());
+                other.tidy().unwrap();
+            } else {
+                drop(user);
+            }
+            assert!(!root.join("mounts/d").exists(), "killed: {killed}");
+            let marks = fs::read_dir(root.join("tmp")).unwrap().flatten();
+            assert!(marks.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with(MARK)));
+        }
     }
 }

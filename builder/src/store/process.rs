@@ -39,6 +39,10 @@ impl Drop for Store {
     fn drop(&mut self) {
         // What was unfinished has been removed by its owners by now, so nobody needs to look for it.
         if let Some(process) = self.process.get() {
+            // A cache mount that was taken from this process goes with it. Whoever writes next tries again.
+            if self.give_up_leases().is_ok() {
+                let _ = self.sweep_mounts();
+            }
             let _ = fs::remove_file(&process.path);
         }
     }
@@ -105,7 +109,9 @@ impl Store {
         for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
             let entry = entry.map_err(StoreError::io("list", &dir))?;
             let name = entry.file_name();
-            let Some(token) = name.to_str().and_then(|name| name.strip_prefix(LOCK_PREFIX)) else { continue };
+            let Some(name) = name.to_str() else { continue };
+            self.sweep_mount(name)?;
+            let Some(token) = name.strip_prefix(LOCK_PREFIX) else { continue };
             let path = entry.path();
             // Gone meanwhile: another process sweeps too.
             let Ok(lock) = File::open(&path) else { continue };
@@ -118,6 +124,15 @@ impl Store {
             dead.locks.push((lock, path));
         }
         Ok(dead)
+    }
+
+    /// Removes the cache mounts that lost their name while they were used, and that nobody uses any more.
+    fn sweep_mounts(&self) -> Result<(), StoreError> {
+        let dir = self.root.join("tmp");
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))?.flatten() {
+            self.sweep_mount(entry.file_name().to_str().unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// What a process may have left besides unfinished names: an index that lags the images, data whose rows are gone.

@@ -9,7 +9,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 
 /// What is wanted of a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,36 +53,64 @@ pub fn is_held(file: &File, offset: u64) -> io::Result<bool> {
     Ok(request.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// Processes, as far as this one may look into them, that have a lock on the byte at `offset`. The kernel names no owner
-/// of such locks; it tells of each open file which it holds (`/proc/PID/fdinfo`, proc_pid_fdinfo(5)).
-pub fn holders(file: &File, offset: u64) -> io::Result<Vec<u32>> {
-    let inode = file.metadata()?.ino();
-    let own = std::process::id();
-    let mut holders = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // Gone meanwhile, or somebody else's.
-        let Ok(descriptors) = fs::read_dir(entry.path().join("fdinfo")) else { continue };
-        let holds = |path: PathBuf| fs::read_to_string(path).is_ok_and(|text| tells_of(&text, inode, offset));
-        if pid != own && descriptors.flatten().any(|descriptor| holds(descriptor.path())) {
-            holders.push(pid);
-        }
-    }
-    holders.sort_unstable();
-    Ok(holders)
+/// Who has which bytes of which files, as it was at one moment, as far as this process may look into others. The kernel
+/// names no owner of such locks; it tells of each open file which it holds (`/proc/PID/fdinfo`, proc_pid_fdinfo(5)).
+///
+/// Looking into a process takes its rights (ptrace(2), PTRACE_MODE_READ): inside a user namespace of its own a process
+/// sees nothing of the user's others, not even of those that are in another such namespace.
+#[derive(Debug, Default)]
+pub struct Locks(Vec<Held>);
+
+#[derive(Debug)]
+struct Held {
+    pid: u32,
+    inode: u64,
+    first: u64,
+    last: u64,
 }
 
-/// Whether an fdinfo has a line `lock: 1: OFDLCK ADVISORY READ -1 00:2a:INODE FIRST LAST` about the byte.
-fn tells_of(fdinfo: &str, inode: u64, offset: u64) -> bool {
-    fdinfo.lines().filter_map(|line| line.strip_prefix("lock:")).any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, "OFDLCK", _, _, _, file, first, last] = fields[..] else { return false };
-        let of_file = file.rsplit(':').next().and_then(|text| text.parse().ok()) == Some(inode);
-        let from = first.parse::<u64>().is_ok_and(|first| first <= offset);
-        of_file && from && (last == "EOF" || last.parse::<u64>().is_ok_and(|last| offset <= last))
-    })
+impl Locks {
+    /// Looks at all processes but this one.
+    pub fn look() -> io::Result<Self> {
+        let own = std::process::id();
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            // Gone meanwhile, or somebody else's.
+            let Ok(descriptors) = fs::read_dir(entry.path().join("fdinfo")) else { continue };
+            for descriptor in descriptors.flatten().filter(|_| pid != own) {
+                let text = fs::read_to_string(descriptor.path()).unwrap_or_default();
+                all.extend(text.lines().filter_map(|line| Held::parse(pid, line)));
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// Processes that had a lock on the byte at `offset`, sorted.
+    pub fn holders(&self, file: &File, offset: u64) -> io::Result<Vec<u32>> {
+        let inode = file.metadata()?.ino();
+        let of_byte = |held: &&Held| held.inode == inode && (held.first..=held.last).contains(&offset);
+        let mut pids: Vec<u32> = self.0.iter().filter(of_byte).map(|held| held.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+}
+
+impl Held {
+    /// Reads a line `lock: 1: OFDLCK ADVISORY READ -1 00:2a:INODE FIRST LAST` of an fdinfo.
+    fn parse(pid: u32, line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.strip_prefix("lock:")?.split_whitespace().collect();
+        let [_, "OFDLCK", _, _, _, file, first, last] = fields[..] else { return None };
+        Some(Self {
+            pid,
+            inode: file.rsplit(':').next()?.parse().ok()?,
+            first: first.parse().ok()?,
+            last: if last == "EOF" { u64::MAX } else { last.parse().ok()? },
+        })
+    }
 }
 
 fn lock(file: &File, offset: u64, wanted: Wanted, command: libc::c_int) -> io::Result<()> {
@@ -117,6 +144,16 @@ fn call(file: &File, command: libc::c_int, request: &mut libc::flock) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_tells_of_a_lock() {
+        let line = "lock:\t1: OFDLCK  ADVISORY  READ -1 fe:01:123 5 9";
+        let held = Held::parse(7, line).unwrap();
+        assert_eq!((held.pid, held.inode, held.first, held.last), (7, 123, 5, 9));
+        assert_eq!(Held::parse(7, &line.replace('9', "EOF")).unwrap().last, u64::MAX);
+        assert!(Held::parse(7, &line.replace("OFDLCK", "POSIX")).is_none());
+        assert!(Held::parse(7, "pos:\t0").is_none());
+    }
 
     #[test]
     fn open_files_exclude_each_other_byte_by_byte() {

@@ -68,6 +68,11 @@ fn a_mount_that_a_build_uses_is_kept() {
     assert!(kept > 0, "the running command keeps its files");
     child.kill().expect("kill");
     child.wait().expect("wait");
+    let is_empty = || {
+        project.run(&["fsck"]).ok();
+        fs::read_dir(project.store().join("mounts")).expect("mounts").count() == 0
+    };
+    assert!(wait_until(Duration::from_secs(120), is_empty), "nobody uses the files any more");
     project.run(&["cache", "rm", "used"]).fails(1, &["no cache mount `used`", "kiln cache ls"]);
 }
 
@@ -89,7 +94,7 @@ fn a_hostile_archive_stays_in_its_place() {
     project.run(&["cache", "import", "id", "evil.tar"]).fails(1, &["outside the root"]);
     assert!(!project.path("escaped").exists() && !project.store().join("escaped").exists());
     fs::write(project.path("cut.tar"), &evil("name")[..514]).expect("archive");
-    project.run(&["cache", "import", "id", "cut.tar"]).fails(1, &[]);
+    project.run(&["cache", "import", "id", "cut.tar"]).fails(1, &["cut.tar", "ends in the middle"]);
     assert_eq!(project.run(&["cache", "ls", "-q"]).ok().stdout, "");
     assert_eq!(fs::read_dir(project.store().join("mounts")).expect("mounts").count(), 0);
 }
@@ -100,4 +105,46 @@ fn looking_makes_no_store() {
     assert_eq!(project.run(&["cache", "ls", "-q"]).ok().stdout, "");
     project.run(&["cache", "inspect", "x"]).fails(1, &["no cache mount `x`"]);
     assert!(!project.store().exists());
+}
+
+#[test]
+fn what_is_no_archive_is_refused() {
+    let Some(project) = Project::with_base() else { return };
+    project.write("Buildfile", FILL);
+    project.build(&[]).succeeds();
+    project.run(&["cache", "export", "npm", "-o", "npm.tar", "--compression", "uncompressed"]).ok();
+    let whole = fs::read(project.path("npm.tar")).expect("archive");
+    let exported = project.run(&["cache", "export", "npm", "-o", "npm.tar.zst"]).ok();
+    assert!(exported.stderr.contains(": 5 entries, "), "{}", exported.stderr);
+    let zstd = fs::read(project.path("npm.tar.zst")).expect("archive");
+    let mark = whole.len() - 1024;
+    for (content, why) in [
+        (&b""[..], "it is empty"),
+        (&b"no archive at all"[..], "ends in the middle of"),
+        (&[b'x'; 4096], "no tar header"),
+        (&whole[..mark], "its end is missing"),
+        (&whole[..512], "ends in the middle of"),
+        (&zstd[..zstd.len() - 9], "damaged or ends early"),
+    ] {
+        fs::write(project.path("other"), content).expect("write");
+        project.run(&["cache", "import", "npm", "other"]).fails(1, &["cannot import `other`", why, "export"]);
+    }
+    let entries = || {
+        let facts = project.run(&["cache", "inspect", "npm"]).ok().stdout;
+        let facts: serde_json::Value = serde_json::from_str(&facts).expect("JSON");
+        facts[0]["entries"].as_u64().expect("entries")
+    };
+    assert_eq!(entries(), 5, "nothing was changed");
+    // Archives of other programs have no entry for the directory itself, or none for those on the way.
+    let mut archive = tar::Builder::new(Vec::new());
+    for path in ["one", "sub/two"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, &b""[..]).expect("entry");
+    }
+    fs::write(project.path("other"), archive.into_inner().expect("archive")).expect("write");
+    let imported = project.run(&["cache", "import", "npm", "other"]).ok();
+    assert!(imported.stderr.contains(": 3 entries, "), "{}", imported.stderr);
+    assert_eq!(entries(), 3);
 }

@@ -108,9 +108,15 @@ fn lost_and_changed_snapshots() {
         assert!(checked.stdout.contains(&name), "{}", checked.stdout);
         let again = build(&project);
         assert_eq!(again.image().digest, digest, "{}", again.log());
-        project.run(&["fsck", "--repair"]);
         project.run(&["fsck"]).ok();
     }
+    // What no build asks for is forgotten by a collection.
+    for path in snapshots().map(|entry| entry.path()) {
+        fs::remove_dir_all(path.join("fs")).expect("remove");
+    }
+    project.run(&["prune", "--filter", "until=24h"]).ok();
+    project.run(&["fsck"]).ok();
+    assert_eq!(build(&project).image().digest, digest);
     // A change inside, which a build does not look for.
     let changed =
         files(&project, "snapshots").into_iter().find(|path| path.ends_with("d/one")).expect("file");
@@ -264,4 +270,61 @@ fn a_damaged_layer_is_not_sent_to_a_cache_or_a_registry() {
     let mut command = project.build_command(["--source-date-epoch", "1700000000", "-t", &name, "--push"]);
     let pushed = crate::project::Ended::of(&mut command).ok();
     assert!(pushed.stderr.contains("it is made or fetched again"), "{}", pushed.stderr);
+}
+
+#[test]
+fn what_was_removed_of_a_store_is_made_again() {
+    let Some((project, digest)) = built() else { return };
+    for name in ["snapshots", "tmp"] {
+        fs::remove_dir_all(project.store().join(name)).expect("remove");
+        let again = build(&project);
+        assert_eq!(again.image().digest, digest, "{}", again.log());
+        project.run(&["fsck"]).ok();
+    }
+    fs::remove_file(project.store().join("oci-layout")).expect("remove");
+    project.run(&["prune"]).ok();
+    assert!(project.store().join("oci-layout").exists());
+    build(&project).succeeds();
+    let blob = files(&project, "blobs/sha256").remove(0);
+    fs::remove_file(&blob).expect("remove");
+    fs::create_dir_all(blob.join("below")).expect("create");
+    project.run(&["fsck", "--repair"]).fails(1, &["repaired"]);
+    assert_eq!(build(&project).image().digest, digest);
+    project.run(&["fsck"]).ok();
+}
+
+#[test]
+fn a_database_that_is_damaged_inside_is_told_with_what_helps() {
+    let Some((project, digest)) = built() else { return };
+    crate::project::Ended::of(&mut project.build_command(["-t", "kept"])).ok();
+    let path = project.store().join("kiln.db");
+    let mut bytes = fs::read(&path).expect("database");
+    let length = bytes.len();
+    bytes[4096..length].fill(0);
+    fs::write(&path, bytes).expect("write");
+    build(&project).fails(1, &["is malformed", "kiln fsck --repair"]);
+    for command in [
+        &["run", "kept", "true"][..],
+        &["images"],
+        &["rmi", "kept"],
+        &["tag", "kept", "other"],
+        &["push", "kept"],
+        &["copy", "kept", "oci:out"],
+        &["inspect", "kept"],
+        &["layers", "kept"],
+        &["cat", "kept", "/one"],
+        &["diff", "kept", "kept"],
+        &["info"],
+        &["du"],
+        &["prune"],
+        &["cache", "ls"],
+    ] {
+        project.run(command).fails(1, &["is malformed", "kiln fsck --repair"]);
+    }
+    let repaired = project.run(&["fsck", "--repair"]);
+    repaired.fails(1, &["found and repaired"]);
+    assert!(repaired.stdout.contains("the database was damaged (repaired)"), "{}", repaired.stdout);
+    project.run(&["fsck"]).ok();
+    assert_eq!(project.run(&["images", "-q"]).ok().stdout.lines().count(), 1, "the image keeps its name");
+    assert_eq!(build(&project).image().digest, digest);
 }

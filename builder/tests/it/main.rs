@@ -49,6 +49,7 @@ mod oci_schema;
 mod outputs;
 mod pictures;
 mod platforms;
+mod policies;
 mod privileges;
 mod records;
 mod reliability;

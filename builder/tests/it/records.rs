@@ -229,6 +229,7 @@ fn old_results_run_again_when_asked() {
     assert_eq!(built.executed().len(), 2, "{}", built.log());
     has(&explained(&project), &["COPY . /app: the stored result is ", "--cache-ttl"]);
     assert_eq!(project.build(&["--cache-ttl=0"]).executed().len(), 2);
+    has(&explained(&project), &["COPY . /app: the stored result is ", "--cache-ttl"]);
     project.build(&["--cache-ttl", "soon"]).fails(2, &["`soon` is not a duration"]);
 }
 

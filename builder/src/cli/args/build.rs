@@ -52,8 +52,8 @@ pub struct BuildArgs {
     #[arg(value_name = "CONTEXT", default_value = ".", value_parser = source::parse_context)]
     pub context: ContextSource,
 
-    /// Buildfile; `-` reads it from standard input [default: CONTEXT/Buildfile, then CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "PATH", value_parser = source::parse_file, help_heading = INPUT)]
+    /// Buildfile: a path, a URL, or `-` for standard input [default: CONTEXT/Buildfile, then CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH", value_parser = source::parse_build_file, help_heading = INPUT)]
     pub file: Option<FileSource>,
     /// Stage to build [default: the last one]
     #[arg(long, value_name = "STAGE", help_heading = INPUT)]
@@ -76,6 +76,10 @@ pub struct BuildArgs {
     /// Use this file in place of .dockerignore
     #[arg(long, value_name = "PATH", help_heading = INPUT)]
     pub ignorefile: Option<PathBuf>,
+    /// Rules about images, URLs and repositories that the build may take, as BuildKit has them [env:
+    /// EXPERIMENTAL_BUILDKIT_SOURCE_POLICY]
+    #[arg(long = "source-policy-file", value_name = "FILE", help_heading = INPUT)]
+    pub source_policy_files: Vec<PathBuf>,
     /// Look base images up again: always, missing, never or newer [default: missing; --pull alone: always]
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
           default_missing_value = "always", value_parser = choice::pull, help_heading = INPUT)]
@@ -126,7 +130,7 @@ pub struct BuildArgs {
     /// Run the steps of these stages anew
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = CACHE)]
     pub no_cache_filter: Vec<String>,
-    /// Run steps anew whose results are older, e.g. 24h or 7d; 0 is --no-cache
+    /// Run steps anew whose results are older, e.g. 24h or 7d; 0 for all steps
     #[arg(long, value_name = "DURATION", value_parser = cache::parse_ttl, help_heading = CACHE)]
     pub cache_ttl: Option<Duration>,
     /// Tell why each step ran
@@ -336,6 +340,11 @@ impl BuildArgs {
         };
         if self.platforms.is_empty() {
             self.platforms = environment_platforms(surroundings.environment)?;
+        }
+        if self.source_policy_files.is_empty() {
+            let file = (surroundings.environment)("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY");
+            self.source_policy_files =
+                file.filter(|value| !value.is_empty()).map(PathBuf::from).into_iter().collect();
         }
         if self.image_format.is_none() {
             self.image_format = environment_format(surroundings.environment)?;

@@ -14,6 +14,8 @@ pub enum FileSource {
     Stdin,
     /// A file.
     Path(PathBuf),
+    /// A file at an http(s) address.
+    Url(String),
 }
 
 /// Where a context is.
@@ -66,9 +68,12 @@ pub enum SourceError {
     /// A name that always means something else (semantics.md 110).
     #[error("a context cannot be called `{0}`, that name has a meaning of its own")]
     Reserved(String),
-    /// A URL for a Buildfile.
-    #[error("`{0}`: a Buildfile from an address is not supported; download it, or use a git context")]
+    /// A URL for a Buildfile that is not built.
+    #[error("`{0}`: only `kiln build` takes a Buildfile from an address; download it")]
     FileUrl(String),
+    /// A repository in place of a Buildfile.
+    #[error("`{0}` is a repository, not a file; write it as the context: kiln build {0}")]
+    FileRepository(String),
     /// Standard input as a named context.
     #[error("only the main context can be standard input")]
     NamedStdin,
@@ -97,6 +102,15 @@ pub fn parse_file(text: &str) -> Result<FileSource, SourceError> {
             Err(SourceError::FileUrl(url.to_owned()))
         }
         path => Ok(FileSource::Path(path.into())),
+    }
+}
+
+/// Parses the value of `-f` of a build, which may be an address.
+pub fn parse_build_file(text: &str) -> Result<FileSource, SourceError> {
+    match parse_file(text) {
+        Err(SourceError::FileUrl(url)) if is_git(&url) => Err(SourceError::FileRepository(url)),
+        Err(SourceError::FileUrl(url)) => Ok(FileSource::Url(url)),
+        other => other,
     }
 }
 
@@ -264,6 +278,9 @@ mod tests {
         assert_eq!(parse_file("-"), Ok(FileSource::Stdin));
         assert_eq!(parse_file("a/B"), Ok(FileSource::Path("a/B".into())));
         assert!(matches!(parse_file("https://x/Dockerfile"), Err(SourceError::FileUrl(_))));
+        let url = "https://x/Dockerfile";
+        assert_eq!(parse_build_file(url), Ok(FileSource::Url(url.to_owned())));
+        assert!(matches!(parse_build_file("https://x/y.git#main"), Err(SourceError::FileRepository(_))));
     }
 
     proptest! {

@@ -108,7 +108,7 @@ fn help_is_grouped() {
       -h, --help  Print help
 
     Input:
-      -f, --file <PATH>                  Buildfile; `-` reads it from standard input [default:
+      -f, --file <PATH>                  Buildfile: a path, a URL, or `-` for standard input [default:
                                          CONTEXT/Buildfile, then CONTEXT/Dockerfile]
           --target <STAGE>               Stage to build [default: the last one]
           --platform <OS/ARCH>           Platforms to build for, e.g. linux/amd64,linux/arm64; `local`
@@ -120,6 +120,9 @@ fn help_is_grouped() {
           --build-context <NAME=SOURCE>  Add a named context: a path, a URL, docker-image://REF or
                                          oci-layout://PATH
           --ignorefile <PATH>            Use this file in place of .dockerignore
+          --source-policy-file <FILE>    Rules about images, URLs and repositories that the build may
+                                         take, as BuildKit has them [env:
+                                         EXPERIMENTAL_BUILDKIT_SOURCE_POLICY]
           --pull[=<WHEN>]                Look base images up again: always, missing, never or newer
                                          [default: missing; --pull alone: always]
 
@@ -145,8 +148,8 @@ fn help_is_grouped() {
     Cache:
           --no-cache                 Run every step anew
           --no-cache-filter <STAGE>  Run the steps of these stages anew
-          --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 is
-                                     --no-cache
+          --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 for all
+                                     steps
           --explain                  Tell why each step ran
           --cache-from <CACHE>       Take results from a remote cache: an image name,
                                      type=registry,ref=NAME or type=local,src=DIR

@@ -9,6 +9,7 @@
 use kiln_grammar::ast::{self, Instruction, Word};
 use kiln_grammar::diagnostic::Diagnostic;
 use kiln_grammar::expand;
+use kiln_grammar::span::Span;
 
 use crate::base::digest::Digest;
 use crate::base::mode::Mode;
@@ -168,7 +169,7 @@ impl Lowering<'_, '_> {
                 SourceKind::Http => {
                     let checksum = words.checksum.as_ref().and_then(|text| text.parse::<Digest>().ok());
                     let op = Op::Http(HttpSpec { url: text.clone(), checksum });
-                    CopySource::Download { input: self.input(op, text, inputs) }
+                    CopySource::Download { input: self.input(op, word.span, inputs)? }
                 }
                 SourceKind::Git => {
                     let op = Op::Git(GitSpec {
@@ -176,7 +177,7 @@ impl Lowering<'_, '_> {
                         keep_git_dir: copy.keep_git_dir,
                         checksum: words.checksum.clone(),
                     });
-                    CopySource::Path { input: self.input(op, text, inputs), path: "/".to_owned() }
+                    CopySource::Path { input: self.input(op, word.span, inputs)?, path: "/".to_owned() }
                 }
                 SourceKind::Path => {
                     let vertex = match from {
@@ -191,10 +192,10 @@ impl Lowering<'_, '_> {
     }
 
     /// A vertex for a download or checkout, as an input.
-    fn input(&mut self, op: Op, address: &str, inputs: &mut Vec<VertexId>) -> usize {
+    fn input(&mut self, op: Op, span: Span, inputs: &mut Vec<VertexId>) -> Result<usize, Diagnostic> {
         let platform = self.state.platform.clone();
-        let vertex = files::remote(self.session, op, address, &platform, &self.site);
-        input_index(vertex, inputs)
+        let vertex = files::remote(self.session, op, &platform, span, &self.site)?;
+        Ok(input_index(vertex, inputs))
     }
 
     /// The tree that paths are taken from: the context or what `--from` names.
@@ -214,8 +215,8 @@ impl Lowering<'_, '_> {
             );
             return Err(site.error(word.span, message));
         }
-        match files::named_local(self.session, &source) {
-            Some(local) => Ok(local),
+        match files::named_local(self.session, &source, &site) {
+            Some(local) => local,
             None => files::from_source(self.session, &source, word.span, &site),
         }
     }

@@ -18,6 +18,7 @@ use super::super::graph::{
     ContextKind, CopySource, CopySpec, GitSpec, Guards, HttpSpec, ImageRequest, ImageSpec, LocalSpec, Op,
     Origin, ResolvedImage, Unpack, Vertex, VertexId,
 };
+use super::super::policy;
 use super::super::remote::without_credentials;
 use super::super::site::Site;
 use super::super::sources::{Meaning, layout_name};
@@ -110,17 +111,21 @@ pub(super) fn main_context(
     site: &Site<'_>,
 ) -> Result<VertexId, Diagnostic> {
     match &session.options.main_context {
-        ContextKind::Local => Ok(local(session, "", platform)),
+        ContextKind::Local => local(session, "", platform, site),
         // No context is an empty one: what is named is not found, wildcards match nothing (language.md 1.8).
         kind => context_files(session, "", &kind.clone(), platform, site),
     }
 }
 
 /// The named local context that a `--from` means, if it is one: read like the main context.
-pub(super) fn named_local(session: &mut Session<'_>, source: &Source) -> Option<VertexId> {
+pub(super) fn named_local(
+    session: &mut Session<'_>,
+    source: &Source,
+    site: &Site<'_>,
+) -> Option<Result<VertexId, Diagnostic>> {
     let Source::Image(name) = source else { return None };
     match session.sources.meaning(name, session.target) {
-        Meaning::Files(context, ContextKind::Local) => Some(local(session, &context, session.target)),
+        Meaning::Files(context, ContextKind::Local) => Some(local(session, &context, session.target, site)),
         _ => None,
     }
 }
@@ -129,12 +134,27 @@ pub(super) fn named_local(session: &mut Session<'_>, source: &Source) -> Option<
 pub(super) fn remote(
     session: &mut Session<'_>,
     op: Op,
-    address: &str,
     platform: &Platform,
+    span: Span,
     site: &Site<'_>,
-) -> VertexId {
-    let name = format!("[internal] fetch {}", without_credentials(address));
-    session.graph.add(source_vertex(op, Vec::new(), name, platform, Some(site.origin())))
+) -> Result<VertexId, Diagnostic> {
+    let op = allowed(session, op, span, site)?;
+    let name = format!("[internal] fetch {}", without_credentials(address(&op)));
+    Ok(session.graph.add(source_vertex(op, Vec::new(), name, platform, Some(site.origin()))))
+}
+
+/// What the source policies make of a download or checkout.
+fn allowed(session: &Session<'_>, op: Op, span: Span, site: &Site<'_>) -> Result<Op, Diagnostic> {
+    policy::remote(&session.options.policies, op).map_err(|refused| site.error(span, refused.to_string()))
+}
+
+/// Where a download or checkout is.
+fn address(op: &Op) -> &str {
+    match op {
+        Op::Http(spec) => &spec.url,
+        Op::Git(spec) => &spec.reference,
+        _ => "",
+    }
 }
 
 /// An empty file system.
@@ -172,7 +192,7 @@ fn context_files(
     let label = if context.is_empty() { "[internal]".to_owned() } else { format!("[context {context}]") };
     match kind {
         ContextKind::Local => {
-            let local = local(session, context, platform);
+            let local = local(session, context, platform, site)?;
             let spec = whole(CopySource::Path { input: 1, path: "/".to_owned() }, Unpack::Never);
             Ok(copied(session, spec, local, format!("{label} load from client"), platform, site))
         }
@@ -184,13 +204,15 @@ fn context_files(
                 keep_git_dir: keep_git_dir.map(|value| is_true(value)),
                 checksum: None,
             };
-            let name = format!("{label} load git source {}", without_credentials(reference));
-            Ok(session.graph.add(source_vertex(Op::Git(spec), Vec::new(), name, platform, None)))
+            let op = allowed(session, Op::Git(spec), site.span, site)?;
+            let name = format!("{label} load git source {}", without_credentials(address(&op)));
+            Ok(session.graph.add(source_vertex(op, Vec::new(), name, platform, None)))
         }
         ContextKind::Http(url) => {
             let spec = HttpSpec { url: url.clone(), checksum: None };
-            let name = format!("{label} load remote context {}", without_credentials(url));
-            let download = session.graph.add(source_vertex(Op::Http(spec), Vec::new(), name, platform, None));
+            let op = allowed(session, Op::Http(spec), site.span, site)?;
+            let name = format!("{label} load remote context {}", without_credentials(address(&op)));
+            let download = session.graph.add(source_vertex(op, Vec::new(), name, platform, None));
             let spec = whole(CopySource::Download { input: 1 }, Unpack::Always);
             Ok(copied(session, spec, download, format!("{label} unpack remote context"), platform, site))
         }
@@ -212,13 +234,20 @@ fn image_context(
     Ok(image_files(session, &image, platform, "[internal] ", site))
 }
 
-fn local(session: &mut Session<'_>, context: &str, platform: &Platform) -> VertexId {
+fn local(
+    session: &mut Session<'_>,
+    context: &str,
+    platform: &Platform,
+    site: &Site<'_>,
+) -> Result<VertexId, Diagnostic> {
+    policy::local(&session.options.policies, context)
+        .map_err(|refused| site.error(site.span, refused.to_string()))?;
     let name = match context {
         "" => "[internal] load build context".to_owned(),
         context => format!("[context {context}] load from client"),
     };
     let op = Op::Local(LocalSpec { context: context.to_owned() });
-    session.graph.add(source_vertex(op, Vec::new(), name, platform, None))
+    Ok(session.graph.add(source_vertex(op, Vec::new(), name, platform, None)))
 }
 
 fn whole(source: CopySource, unpack: Unpack) -> CopySpec {

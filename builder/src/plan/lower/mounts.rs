@@ -189,8 +189,8 @@ impl Lowering<'_, '_> {
             );
             return Err(site.error(word.span, message));
         }
-        match files::named_local(self.session, &source) {
-            Some(local) => Ok(files::part(self.session, local, path, &platform, &site)),
+        match files::named_local(self.session, &source, &site) {
+            Some(local) => Ok(files::part(self.session, local?, path, &platform, &site)),
             None => files::from_source(self.session, &source, word.span, &site),
         }
     }

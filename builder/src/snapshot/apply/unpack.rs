@@ -41,8 +41,9 @@ pub enum Top {
 /// What became of an archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Entries of the archive.
-    pub entries: u64,
+    /// The archive was closed by its two empty blocks, as every archive should be; one that was cut between two
+    /// entries is not.
+    pub closed: bool,
     /// Bytes of regular files.
     pub file_bytes: u64,
     /// What was left out.
@@ -83,14 +84,13 @@ pub fn unpack_archive(
     };
     unpacker.dest = unpacker.directory(dest)?.1;
     let mut reader = Reader::new(BufReader::with_capacity(64 * 1024, reader));
-    let mut entries = 0;
     while let Some(entry) = reader.next_entry()? {
-        entries += 1;
         unpacker.entry(&entry, &mut reader)?;
     }
+    let closed = reader.saw_end_marker();
     reader.drain()?;
     unpacker.set_times()?;
-    Ok(Unpacked { entries, file_bytes: unpacker.maker.file_bytes, warnings: unpacker.maker.warnings })
+    Ok(Unpacked { closed, file_bytes: unpacker.maker.file_bytes, warnings: unpacker.maker.warnings })
 }
 
 impl Unpacker<'_> {
