@@ -94,6 +94,12 @@ pub enum Event {
 #[derive(Clone)]
 pub struct EventSink(Arc<dyn Fn(Event) + Send + Sync>);
 
+impl Default for EventSink {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl EventSink {
     /// Sends every event to `consumer`.
     pub fn new(consumer: impl Fn(Event) + Send + Sync + 'static) -> Self {

@@ -8,6 +8,7 @@
 
 mod base;
 mod image;
+mod json_schema;
 mod processes;
 mod project;
 mod pty;
@@ -34,6 +35,7 @@ mod endpoints;
 mod errors;
 mod examples;
 mod from;
+mod git;
 mod graph;
 mod heredoc;
 mod leftovers;
