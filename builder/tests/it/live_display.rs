@@ -221,3 +221,25 @@ fn a_terminal_that_changes_its_size_keeps_one_line_for_each_step() {
     }
     panic!("frames are left behind:\n{last}");
 }
+
+#[test]
+fn a_registry_that_takes_its_time_is_named_and_leaves_no_line() {
+    let Some(project) = Project::with_base() else { return };
+    let registry = Registry::start();
+    registry.add("slow", "1", &base::busybox().expect("it was there a moment ago"));
+    registry.hold(Some("/manifests/"));
+    let project = project.buildfile(&format!("FROM {}/slow:1\nRUN true\n", registry.host()));
+    let mut command = project.kiln(["build", "-t", "app", "context"]);
+    let mut session = Session::start(command.env("TERM", "xterm"), 24, 80);
+    session.wait_for(&format!("[+] looking up {}/slow:1", registry.host()));
+    registry.hold(None);
+    let (code, bytes) = session.end();
+    assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&bytes));
+    let mut parser = vt100::Parser::new(size(24), size(80), 10_000);
+    parser.process(&bytes);
+    let text = lines(&mut parser, 80).join("\n");
+    assert!(
+        text.starts_with(" => [1/2] FROM") && !text.contains("looking up") && !text.contains("[+]"),
+        "{text}"
+    );
+}
