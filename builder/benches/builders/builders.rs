@@ -11,15 +11,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::measure::{self, Sample};
-use crate::workloads::{Export, Workload};
+use crate::workloads::{Export, Site, Workload};
 
 /// A builder with a store.
 pub struct Builder {
     pub name: &'static str,
     kind: Kind,
     store: PathBuf,
-    base: PathBuf,
-    registry: Option<String>,
+}
+
+/// What is built.
+pub struct Job<'a> {
+    pub workload: &'a Workload,
+    /// The directory with the Buildfile.
+    pub context: &'a Path,
+    pub site: &'a Site,
+}
+
+impl Job<'_> {
+    /// The base's name for a builder that has it by the name of [`BASE`], or that fetches it.
+    fn base(&self) -> String {
+        match self.site.layout(self.workload.base) {
+            Some(_) => BASE.to_owned(),
+            None => self.site.pulled(),
+        }
+    }
+
+    /// The value of `--build-context` that says where the base is.
+    fn base_context(&self) -> Option<String> {
+        let layout = self.site.layout(self.workload.base)?;
+        Some(format!("{BASE}=oci-layout://{}", layout.display()))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +57,7 @@ enum Kind {
 const BASE: &str = "kiln-bench-base";
 
 /// kiln, and what is on PATH.
-pub fn found(dir: &Path, base: &Path, registry: Option<&str>) -> Vec<Builder> {
+pub fn found(dir: &Path) -> Vec<Builder> {
     let all = [
         ("kiln", Kind::Kiln),
         ("buildah", Kind::Buildah),
@@ -52,13 +74,7 @@ pub fn found(dir: &Path, base: &Path, registry: Option<&str>) -> Vec<Builder> {
     };
     all.into_iter()
         .filter(|(name, kind)| usable(name, *kind))
-        .map(|(name, kind)| Builder {
-            name,
-            kind,
-            store: dir.join(format!("store-{name}")),
-            base: base.to_owned(),
-            registry: registry.map(str::to_owned),
-        })
+        .map(|(name, kind)| Builder { name, kind, store: dir.join(format!("store-{name}")) })
         .collect()
 }
 
@@ -70,14 +86,15 @@ fn quiet(program: &str, args: &[&str]) -> bool {
 
 impl Builder {
     /// Empties the store, the base image excepted: bringing it is no part of a build unless the workload says so.
-    pub fn reset(&self) -> Result<(), String> {
+    pub fn reset(&self, job: &Job<'_>) -> Result<(), String> {
         match self.kind {
             Kind::Docker => drop(quiet("docker", &["builder", "prune", "--all", "--force"])),
             Kind::Buildctl => drop(quiet("buildctl", &["prune", "--all"])),
             _ => self.put_away()?,
         }
         if matches!(self.kind, Kind::Buildah | Kind::Podman) {
-            let from = format!("oci:{}:latest", self.base.display());
+            let Some(layout) = job.site.layout(job.workload.base) else { return Ok(()) };
+            let from = format!("oci:{}:latest", layout.display());
             let id = Command::new("buildah")
                 .args(self.store_flags())
                 .args(["pull", "-q", &from])
@@ -136,15 +153,12 @@ impl Builder {
     }
 
     /// Builds a context.
-    pub fn build(&self, context: &Path, workload: &Workload) -> Result<Sample, String> {
-        if matches!(self.kind, Kind::Buildah | Kind::Podman) && !self.store.exists() {
-            self.reset()?;
-        }
+    pub fn build(&self, job: &Job<'_>) -> Result<Sample, String> {
         let mut command = match self.kind {
-            Kind::Kiln => self.kiln(context, workload),
-            Kind::Buildah | Kind::Podman => self.buildah(context, workload),
-            Kind::Docker => self.docker(context, workload),
-            Kind::Buildctl => self.buildctl(context, workload),
+            Kind::Kiln => self.kiln(job),
+            Kind::Buildah | Kind::Podman => self.buildah(job),
+            Kind::Docker => self.docker(job),
+            Kind::Buildctl => self.buildctl(job),
         };
         measure::run(&mut command)
     }
@@ -153,28 +167,28 @@ impl Builder {
         self.store.with_extension("tar").display().to_string()
     }
 
-    fn pushed(&self) -> Result<String, String> {
-        let registry = self.registry.as_ref().ok_or("needs --registry")?;
-        Ok(format!("{registry}/bench-{}:latest", self.name))
+    /// The name by which the result is pushed.
+    fn pushed(&self, job: &Job<'_>) -> String {
+        format!("{}/bench-{}:latest", job.site.registry.as_deref().unwrap_or_default(), self.name)
     }
 
-    fn kiln(&self, context: &Path, workload: &Workload) -> Command {
+    fn kiln(&self, job: &Job<'_>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
         command.arg("--root").arg(&self.store).args(["build", "-q", "--build-arg"]);
-        command.arg(format!("BASE={BASE}"));
-        command.arg("--build-context").arg(format!("{BASE}=oci-layout://{}", self.base.display()));
-        match workload.export {
+        command.arg(format!("BASE={}", job.base()));
+        command.args(job.base_context().iter().flat_map(|value| ["--build-context", value]));
+        match job.workload.export {
             Export::Store => command.args(["-t", "bench"]),
             Export::Archive { compression } => {
                 command.arg("-o").arg(format!("type=oci,dest={},compression={compression}", self.archive()))
             }
-            Export::Push => command.args(["--push", "-t", &self.pushed().unwrap_or_default()]),
+            Export::Push => command.args(["--push", "-t", &self.pushed(job)]),
         };
-        command.arg(context);
+        command.arg(job.context);
         command
     }
 
-    fn buildah(&self, context: &Path, workload: &Workload) -> Command {
+    fn buildah(&self, job: &Job<'_>) -> Command {
         let mut words = vec!["build".to_owned(), "-q".to_owned(), "--layers".to_owned()];
         words.extend(
             std::env::var("KILN_BENCH_BUILDAH")
@@ -183,47 +197,50 @@ impl Builder {
         );
         words.extend([
             "--build-arg".to_owned(),
-            format!("BASE=localhost/{BASE}"),
+            match job.site.layout(job.workload.base) {
+                Some(_) => format!("BASE=localhost/{BASE}"),
+                None => format!("BASE={}", job.site.pulled()),
+            },
+            "--tls-verify=false".to_owned(),
             "-t".to_owned(),
             "bench".to_owned(),
         ]);
-        words.extend(["-f".to_owned(), context.join("Buildfile").display().to_string()]);
-        words.push(context.display().to_string());
+        words.extend(["-f".to_owned(), job.context.join("Buildfile").display().to_string()]);
+        words.push(job.context.display().to_string());
         let flags = self.store_flags().join(" ");
         let build = format!("{} {flags} {}", self.name, words.join(" "));
         // An archive or a push is a second command, as its users have it.
-        let then = match workload.export {
+        let then = match job.workload.export {
             Export::Store => String::new(),
             Export::Archive { compression } => format!(
                 " && buildah {flags} push -q --compression-format {compression} bench oci-archive:{}",
                 self.archive()
             ),
-            Export::Push => format!(
-                " && buildah {flags} push -q --tls-verify=false bench docker://{}",
-                self.pushed().unwrap_or_default()
-            ),
+            Export::Push => {
+                format!(" && buildah {flags} push -q --tls-verify=false bench docker://{}", self.pushed(job))
+            }
         };
         let mut command = Command::new("sh");
         command.args(["-c", &format!("rm -f {}; {build}{then}", self.archive())]);
         command
     }
 
-    fn docker(&self, context: &Path, workload: &Workload) -> Command {
+    fn docker(&self, job: &Job<'_>) -> Command {
         let mut command = Command::new("docker");
-        command.args(["buildx", "build", "-q", "--build-arg"]).arg(format!("BASE={BASE}"));
-        command.arg("--build-context").arg(format!("{BASE}=oci-layout://{}", self.base.display()));
-        match workload.export {
+        command.args(["buildx", "build", "-q", "--build-arg"]).arg(format!("BASE={}", job.base()));
+        command.args(job.base_context().iter().flat_map(|value| ["--build-context", value]));
+        match job.workload.export {
             Export::Store => command.args(["-t", "bench"]),
             Export::Archive { compression } => {
                 command.arg("-o").arg(format!("type=oci,dest={},compression={compression}", self.archive()))
             }
-            Export::Push => command.args(["--push", "-t", &self.pushed().unwrap_or_default()]),
+            Export::Push => command.args(["--push", "-t", &self.pushed(job)]),
         };
-        command.arg("-f").arg(context.join("Buildfile")).arg(context);
+        command.arg("-f").arg(job.context.join("Buildfile")).arg(job.context);
         command
     }
 
-    fn buildctl(&self, context: &Path, workload: &Workload) -> Command {
+    fn buildctl(&self, job: &Job<'_>) -> Command {
         let mut command = Command::new("buildctl");
         command.args([
             "build",
@@ -232,21 +249,21 @@ impl Builder {
             "--opt",
             "filename=Buildfile",
         ]);
-        command.arg("--opt").arg(format!("build-arg:BASE={BASE}"));
-        command.arg("--oci-layout").arg(format!("base={}", self.base.display()));
-        command.arg("--opt").arg(format!("context:{BASE}=oci-layout://base"));
+        command.arg("--opt").arg(format!("build-arg:BASE={}", job.base()));
+        if let Some(layout) = job.site.layout(job.workload.base) {
+            command.arg("--oci-layout").arg(format!("base={}", layout.display()));
+            command.arg("--opt").arg(format!("context:{BASE}=oci-layout://base"));
+        }
         for name in ["context", "dockerfile"] {
-            command.arg("--local").arg(format!("{name}={}", context.display()));
+            command.arg("--local").arg(format!("{name}={}", job.context.display()));
         }
         command.arg("--output");
-        match workload.export {
+        match job.workload.export {
             Export::Store => command.arg("type=image,name=bench"),
             Export::Archive { compression } => {
                 command.arg(format!("type=oci,dest={},compression={compression}", self.archive()))
             }
-            Export::Push => {
-                command.arg(format!("type=image,name={},push=true", self.pushed().unwrap_or_default()))
-            }
+            Export::Push => command.arg(format!("type=image,name={},push=true", self.pushed(job))),
         };
         command
     }

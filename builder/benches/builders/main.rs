@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p kiln --bench builders -- [--only NAME,…] [--peers NAME,…|none] [--runs N] [--json FILE] [--list]
-//!                                         [--registry HOST:PORT] [--scale F]
+//!                                         [--registry HOST:PORT] [--debian LAYOUT] [--scale F]
 //! ```
 //!
 //! Invariants:
@@ -18,9 +18,9 @@ mod workloads;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use builders::Builder;
+use builders::{Builder, Job};
 use measure::Figures;
-use workloads::{Phase, Workload};
+use workloads::{Phase, Site, Workload};
 
 struct Options {
     only: Vec<String>,
@@ -28,13 +28,22 @@ struct Options {
     runs: usize,
     json: Option<PathBuf>,
     registry: Option<String>,
+    debian: Option<PathBuf>,
     scale: f64,
     list: bool,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { only: vec![], peers: None, runs: 5, json: None, registry: None, scale: 1.0, list: false };
+    let mut options = Options {
+        only: vec![],
+        peers: None,
+        runs: 5,
+        json: None,
+        registry: None,
+        debian: None,
+        scale: 1.0,
+        list: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -47,6 +56,7 @@ fn options() -> Result<Options, String> {
             "--runs" => options.runs = value()?.parse().map_err(|_| "--runs needs a number")?,
             "--scale" => options.scale = value()?.parse().map_err(|_| "--scale needs a number")?,
             "--json" => options.json = Some(value()?.into()),
+            "--debian" => options.debian = Some(value()?.into()),
             "--registry" => options.registry = Some(value()?),
             "--list" => options.list = true,
             other => return Err(format!("unknown option {other}")),
@@ -79,7 +89,13 @@ fn run(options: &Options) -> Result<(), String> {
     let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir().map_err(|e| e.to_string())?;
     let base = dir.path().join("base");
     workloads::write_base(&base)?;
-    let mut builders: Vec<Builder> = builders::found(dir.path(), &base, options.registry.as_deref());
+    let site = Site {
+        busybox: base,
+        debian: options.debian.clone(),
+        registry: options.registry.clone(),
+        scale: options.scale,
+    };
+    let mut builders: Vec<Builder> = builders::found(dir.path());
     if let Some(wanted) = &options.peers {
         builders.retain(|b| b.name == "kiln" || wanted.iter().any(|name| name == b.name));
     }
@@ -87,10 +103,17 @@ fn run(options: &Options) -> Result<(), String> {
     eprintln!("builders: {}; {} runs of each; load {}", names.join(", "), options.runs, measure::load());
     let mut rows = Vec::new();
     for workload in &workloads {
+        if let Some(lacking) = site.lacks(workload) {
+            eprintln!("{:<12} {lacking}", workload.name);
+            continue;
+        }
         let context = dir.path().join(workload.name);
-        (workload.prepare)(&context, options.scale)?;
+        std::fs::create_dir_all(&context).map_err(|e| e.to_string())?;
+        (workload.prepare)(&context, &site)?;
+        let job = Job { workload, context: &context, site: &site };
+        builders.iter().try_for_each(|builder| builder.reset(&job))?;
         for phase in workload.phases {
-            rows.extend(measure_phase(workload, *phase, &context, &builders, options.runs)?);
+            rows.extend(measure_phase(&job, *phase, &builders, options.runs)?);
         }
         std::fs::remove_dir_all(&context).map_err(|e| e.to_string())?;
     }
@@ -106,12 +129,12 @@ fn run(options: &Options) -> Result<(), String> {
 
 /// Runs one phase of a workload, the builders in turn.
 fn measure_phase(
-    workload: &Workload,
+    job: &Job<'_>,
     phase: Phase,
-    context: &std::path::Path,
     builders: &[Builder],
     runs: usize,
 ) -> Result<Vec<report::Row>, String> {
+    let workload = job.workload;
     let mut figures: Vec<Figures> = builders.iter().map(|_| Figures::default()).collect();
     for run in 0..runs {
         for (builder, figures) in builders.iter().zip(&mut figures) {
@@ -119,10 +142,10 @@ fn measure_phase(
                 continue;
             }
             match phase {
-                Phase::Cold => builder.reset()?,
+                Phase::Cold => builder.reset(job)?,
                 Phase::Warm | Phase::Change if run == 0 => {
                     // Not measured: it brings the store to where the phase begins.
-                    if let Err(failure) = builder.build(context, workload).map(drop) {
+                    if let Err(failure) = builder.build(job).map(drop) {
                         figures.failure = Some(failure);
                         continue;
                     }
@@ -130,9 +153,9 @@ fn measure_phase(
                 Phase::Warm | Phase::Change => {}
             }
             if phase == Phase::Change {
-                (workload.change)(context, run + 1)?;
+                (workload.change)(job.context, run + 1)?;
             }
-            match builder.build(context, workload) {
+            match builder.build(job) {
                 Ok(sample) => figures.add(sample),
                 Err(failure) => figures.failure = Some(failure),
             }

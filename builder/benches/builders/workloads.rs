@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where the result goes.
@@ -16,6 +16,54 @@ pub enum Export {
     Archive { compression: &'static str },
     /// A registry.
     Push,
+}
+
+/// What the workload's `$BASE` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// This machine's busybox; it is in the store before a build begins.
+    Busybox,
+    /// The layout of `--debian`; it is in the store before a build begins.
+    Debian,
+    /// An image in the registry that no store has.
+    Registry,
+}
+
+/// What the machine offers beside the builders.
+pub struct Site {
+    /// OCI layouts of base images, tag `latest`.
+    pub busybox: PathBuf,
+    pub debian: Option<PathBuf>,
+    /// `HOST:PORT`, plain HTTP.
+    pub registry: Option<String>,
+    /// Of sizes and counts.
+    pub scale: f64,
+}
+
+impl Site {
+    /// Why a workload cannot be run here.
+    pub fn lacks(&self, workload: &Workload) -> Option<&'static str> {
+        let registry = workload.export == Export::Push || workload.base == Base::Registry;
+        match workload.base {
+            _ if registry && self.registry.is_none() => Some("needs --registry"),
+            Base::Debian if self.debian.is_none() => Some("needs --debian"),
+            _ => None,
+        }
+    }
+
+    /// The layout of a base that is in the store before a build begins.
+    pub fn layout(&self, base: Base) -> Option<&Path> {
+        match base {
+            Base::Busybox => Some(&self.busybox),
+            Base::Debian => self.debian.as_deref(),
+            Base::Registry => None,
+        }
+    }
+
+    /// The name of the image that [`Base::Registry`] means.
+    pub fn pulled(&self) -> String {
+        format!("{}/bench-base:latest", self.registry.as_deref().unwrap_or_default())
+    }
 }
 
 /// From which state a build is measured.
@@ -44,48 +92,52 @@ pub struct Workload {
     pub name: &'static str,
     pub shows: &'static str,
     pub phases: &'static [Phase],
+    pub base: Base,
     pub export: Export,
-    pub prepare: fn(&Path, f64) -> Result<(), String>,
+    pub prepare: fn(&Path, &Site) -> Result<(), String>,
     pub change: fn(&Path, usize) -> Result<(), String>,
 }
 
 const ALL: &[Phase] = &[Phase::Cold, Phase::Warm, Phase::Change];
 const ONCE: &[Phase] = &[Phase::Cold, Phase::Warm];
+const COLD: &[Phase] = &[Phase::Cold];
 
 /// All of them.
 pub fn all() -> Vec<Workload> {
-    let of = |name, shows, phases, export, prepare| Workload {
+    use Base::{Busybox, Debian, Registry};
+    let of = |name, shows, phases, base, export, prepare| Workload {
         name,
         shows,
         phases,
+        base,
         export,
         prepare,
         change: touch,
     };
+    let archive = |compression| Export::Archive { compression };
+    let store = Export::Store;
     vec![
-        of("stages", "5 stages, 25 steps, a context of 5,000 files", ALL, Export::Store, stages),
-        of("deep", "100 RUN steps, one after the other", ALL, Export::Store, deep),
-        of("wide-16", "16 stages joined by COPY --from", ONCE, Export::Store, |dir, _| wide(dir, 16)),
-        of("wide-64", "64 stages", ONCE, Export::Store, |dir, _| wide(dir, 64)),
-        of("wide-128", "128 stages", ONCE, Export::Store, |dir, _| wide(dir, 128)),
+        of("stages", "5 stages, 25 steps, a context of 5,000 files", ALL, Busybox, store, stages),
+        of("deep", "100 RUN steps, one after the other", ALL, Busybox, store, deep),
+        of("wide-16", "16 stages joined by COPY --from", ONCE, Busybox, store, |dir, _| wide(dir, 16)),
+        of("wide-64", "64 stages", ONCE, Busybox, store, |dir, _| wide(dir, 64)),
+        of("wide-128", "128 stages", ONCE, Busybox, store, |dir, _| wide(dir, 128)),
         of(
             "many-files",
             "50,000 small files copied, then COPY --from --chown",
             ALL,
-            Export::Store,
+            Busybox,
+            store,
             many_files,
         ),
-        of(
-            "big-gzip",
-            "1 GiB incompressible and 512 MiB text, gzip",
-            ONCE,
-            Export::Archive { compression: "gzip" },
-            big,
-        ),
-        of("big-zstd", "the same, zstd", ONCE, Export::Archive { compression: "zstd" }, big),
-        of("tar-many", "ADD of a tar with 50,000 files", ONCE, Export::Store, tar_many),
-        of("tar-big", "ADD of a tar with one file of 1 GiB", ONCE, Export::Store, tar_big),
-        of("push", "an image of 500 MB to a registry (--registry)", ONCE, Export::Push, push),
+        of("big-gzip", "1 GiB incompressible and 512 MiB text, gzip", ONCE, Busybox, archive("gzip"), big),
+        of("big-zstd", "the same, zstd", ONCE, Busybox, archive("zstd"), big),
+        of("tar-many", "ADD of a tar with 50,000 files", ONCE, Busybox, store, tar_many),
+        of("tar-big", "ADD of a tar with one file of 1 GiB", ONCE, Busybox, store, tar_big),
+        of("apt", "apt-get update and install of gcc (--debian)", ONCE, Debian, store, apt),
+        of("compile", "gcc compiles 300 files, COPY --from (--debian)", ONCE, Debian, store, compile),
+        of("push", "an image of 500 MB to a registry (--registry)", ONCE, Busybox, Export::Push, push),
+        of("unpack", "a RUN on a base of 4 layers, 600 MB (--registry)", COLD, Registry, store, unpack),
     ]
 }
 
@@ -99,16 +151,10 @@ pub fn write_base(layout: &Path) -> Result<(), String> {
                 ENV PATH=/bin\nCMD [\"/bin/sh\"]\n";
     fs::copy(busybox, dir.path().join("busybox")).map_err(|e| e.to_string())?;
     write(&dir.path().join("Buildfile"), text)?;
-    let status = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .arg("--root")
-        .arg(dir.path().join("store"))
-        .args(["build", "-q", "-t", "base:latest", "-o"])
-        .arg(format!("type=oci,dest={},tar=false,name=latest", layout.display()))
-        .arg(dir.path())
-        .stdout(std::process::Stdio::null())
-        .status()
-        .map_err(|e| e.to_string())?;
-    if status.success() { Ok(()) } else { Err("the base image could not be built".to_owned()) }
+    kiln(&dir.path().join("store"), |command| {
+        command.args(["-t", "base:latest", "-o"]);
+        command.arg(format!("type=oci,dest={},tar=false,name=latest", layout.display())).arg(dir.path());
+    })
 }
 
 fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), String> {
@@ -189,8 +235,8 @@ fn scaled(count: usize, scale: f64) -> usize {
     ((count as f64 * scale) as usize).max(1)
 }
 
-fn stages(dir: &Path, scale: f64) -> Result<(), String> {
-    small_files(&dir.join("src"), scaled(5_000, scale).max(600))?;
+fn stages(dir: &Path, site: &Site) -> Result<(), String> {
+    small_files(&dir.join("src"), scaled(5_000, site.scale).max(600))?;
     touch(dir, 0)?;
     let mut text = "ARG BASE\nFROM $BASE AS base\nENV A=1\nRUN echo base > /base\nWORKDIR /w\n".to_owned();
     for name in ["deps", "tools", "docs"] {
@@ -207,9 +253,11 @@ fn stages(dir: &Path, scale: f64) -> Result<(), String> {
     write(&dir.join("Buildfile"), text)
 }
 
-fn deep(dir: &Path, scale: f64) -> Result<(), String> {
+fn deep(dir: &Path, site: &Site) -> Result<(), String> {
     touch(dir, 0)?;
-    let steps = "RUN true\n".repeat(scaled(100, scale));
+    // Equal steps on an equal base would be one step.
+    let steps: String =
+        (0..scaled(100, site.scale)).map(|number| format!("RUN echo {number} > /f{number}\n")).collect();
     write(&dir.join("Buildfile"), format!("ARG BASE\nFROM $BASE\n{steps}COPY src /src\n"))
 }
 
@@ -225,18 +273,18 @@ fn wide(dir: &Path, count: usize) -> Result<(), String> {
     write(&dir.join("Buildfile"), text)
 }
 
-fn many_files(dir: &Path, scale: f64) -> Result<(), String> {
-    small_files(&dir.join("src"), scaled(50_000, scale))?;
+fn many_files(dir: &Path, site: &Site) -> Result<(), String> {
+    small_files(&dir.join("src"), scaled(50_000, site.scale))?;
     touch(dir, 0)?;
     let text =
         "ARG BASE\nFROM $BASE AS a\nCOPY src /src\nFROM $BASE\nCOPY --from=a --chown=1000:1000 /src /own\n";
     write(&dir.join("Buildfile"), text)
 }
 
-fn big(dir: &Path, scale: f64) -> Result<(), String> {
+fn big(dir: &Path, site: &Site) -> Result<(), String> {
     fs::create_dir_all(dir).map_err(|e| e.to_string())?;
-    noise_file(&dir.join("noise"), scaled(1 << 30, scale) as u64)?;
-    text_file(&dir.join("text"), scaled(512 << 20, scale) as u64)?;
+    noise_file(&dir.join("noise"), scaled(1 << 30, site.scale) as u64)?;
+    text_file(&dir.join("text"), scaled(512 << 20, site.scale) as u64)?;
     write(&dir.join("Buildfile"), "ARG BASE\nFROM $BASE\nCOPY noise text /data/\n")
 }
 
@@ -250,22 +298,84 @@ fn tar_of(dir: &Path) -> Result<(), String> {
     write(&dir.join("Buildfile"), "ARG BASE\nFROM $BASE\nADD all.tar /data/\n")
 }
 
-fn tar_many(dir: &Path, scale: f64) -> Result<(), String> {
-    small_files(&dir.join("in"), scaled(50_000, scale))?;
+fn tar_many(dir: &Path, site: &Site) -> Result<(), String> {
+    small_files(&dir.join("in"), scaled(50_000, site.scale))?;
     tar_of(dir)
 }
 
-fn tar_big(dir: &Path, scale: f64) -> Result<(), String> {
+fn tar_big(dir: &Path, site: &Site) -> Result<(), String> {
     fs::create_dir_all(dir.join("in")).map_err(|e| e.to_string())?;
-    noise_file(&dir.join("in/noise"), scaled(1 << 30, scale) as u64)?;
+    noise_file(&dir.join("in/noise"), scaled(1 << 30, site.scale) as u64)?;
     tar_of(dir)
 }
 
-fn push(dir: &Path, scale: f64) -> Result<(), String> {
+fn push(dir: &Path, site: &Site) -> Result<(), String> {
     fs::create_dir_all(dir).map_err(|e| e.to_string())?;
     for number in 0..5 {
-        noise_file(&dir.join(format!("noise{number}")), scaled(100_000_000 + number, scale) as u64)?;
+        noise_file(&dir.join(format!("noise{number}")), scaled(100_000_000 + number, site.scale) as u64)?;
     }
     let copies: String = (0..5).map(|number| format!("COPY noise{number} /{number}\n")).collect();
     write(&dir.join("Buildfile"), format!("ARG BASE\nFROM $BASE\n{copies}"))
+}
+
+fn apt(dir: &Path, _: &Site) -> Result<(), String> {
+    let text = "ARG BASE\nFROM $BASE\nRUN apt-get update && \
+                apt-get install -y --no-install-recommends gcc libc6-dev make\n";
+    write(&dir.join("Buildfile"), text)
+}
+
+/// The compiler comes in a step of its own, so that `change` would not install it again.
+fn compile(dir: &Path, _: &Site) -> Result<(), String> {
+    let mut main = String::new();
+    for number in 0..300 {
+        let body: String = (0..40)
+            .map(|line| format!("  x = (x * {}u + {line}u) ^ (x >> {});\n", number * 2 + 3, line % 13 + 1))
+            .collect();
+        let unit = format!("#include <stdio.h>\nunsigned f{number}(unsigned x) {{\n{body}  return x;\n}}\n");
+        write(&dir.join(format!("src/f{number}.c")), unit)?;
+        main.push_str(&format!("unsigned f{number}(unsigned);\n"));
+    }
+    let calls: String = (0..300).map(|number| format!("  x = f{number}(x);\n")).collect();
+    main.push_str(&format!(
+        "#include <stdio.h>\nint main(void) {{\n  unsigned x = 1;\n{calls}  printf(\"%u\\n\", x);\n}}\n"
+    ));
+    write(&dir.join("src/main.c"), main)?;
+    write(
+        &dir.join("src/Makefile"),
+        "OBJ := $(patsubst %.c,%.o,$(wildcard *.c))\napp: $(OBJ)\n\tgcc -o $@ $^\n%.o: %.c\n\tgcc -O2 -c -o $@ $<\n",
+    )?;
+    let text = "ARG BASE\nFROM $BASE AS build\nRUN apt-get update && \
+                apt-get install -y --no-install-recommends gcc libc6-dev make\n\
+                COPY src /src\nRUN make -C /src -j2\nFROM $BASE\nCOPY --from=build /src/app /app\nRUN /app\n";
+    write(&dir.join("Buildfile"), text)
+}
+
+/// Makes the base with kiln and puts it into the registry.
+fn unpack(dir: &Path, site: &Site) -> Result<(), String> {
+    let base = dir.join("base");
+    let mut text = "FROM busybox\n".to_owned();
+    for layer in 0..4 {
+        let count = scaled(5_000, site.scale);
+        small_files(&base.join(format!("l{layer}/small")), count)?;
+        for part in 0..3 {
+            text_file(&base.join(format!("l{layer}/text{part}")), scaled(25_000_000, site.scale) as u64)?;
+            noise_file(&base.join(format!("l{layer}/noise{part}")), scaled(25_000_000, site.scale) as u64)?;
+        }
+        text.push_str(&format!("COPY l{layer} /l{layer}\n"));
+    }
+    write(&base.join("Buildfile"), text)?;
+    kiln(&dir.join("store"), |command| {
+        command.args(["--push", "--tls-verify=false", "-t"]).arg(site.pulled()).arg("--build-context");
+        command.arg(format!("busybox=oci-layout://{}", site.busybox.display())).arg(&base);
+    })?;
+    fs::remove_dir_all(&base).map_err(|e| e.to_string())?;
+    write(&dir.join("Buildfile"), "ARG BASE\nFROM $BASE\nRUN ls /l0 /l3 > /list\n")
+}
+
+/// Builds something that is needed first.
+fn kiln(store: &Path, arguments: impl FnOnce(&mut Command)) -> Result<(), String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.arg("--root").arg(store).args(["build", "-q"]);
+    arguments(&mut command);
+    crate::measure::run(&mut command).map(drop)
 }

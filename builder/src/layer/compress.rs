@@ -6,6 +6,7 @@
 //! - [`Compression::compressor_id`] changes whenever those bytes may change;
 //! - memory is bounded: a few blocks per thread.
 
+mod density;
 mod gzip;
 mod members;
 mod read;
@@ -26,7 +27,7 @@ use gzip::GzipWriter;
 pub enum Compression {
     /// Not at all.
     None,
-    /// Members of 1 MiB each, by libdeflate.
+    /// Members of 1 MiB each, by libdeflate; what cannot be made smaller is stored.
     Gzip {
         /// 1 (fast) to 12 (small).
         level: u32,
@@ -50,8 +51,9 @@ pub struct LevelError {
 }
 
 impl Compression {
-    /// gzip at the level that engines use by default.
-    pub const DEFAULT_GZIP: Self = Self::Gzip { level: 6 };
+    /// gzip as small as engines make it by default, which libdeflate reaches at a lower level than zlib
+    /// (docs/benchmarks.md).
+    pub const DEFAULT_GZIP: Self = Self::Gzip { level: 4 };
     /// zstd at its own default level.
     pub const DEFAULT_ZSTD: Self = Self::Zstd { level: 3 };
 
@@ -70,7 +72,9 @@ impl Compression {
     pub fn compressor_id(self) -> String {
         match self {
             Self::None => "none".to_owned(),
-            Self::Gzip { level } => format!("gzip libdeflater=1.26.1 block={BLOCK_BYTES} level={level}"),
+            Self::Gzip { level } => {
+                format!("gzip libdeflater=1.26.1 block={BLOCK_BYTES} dense=1 level={level}")
+            }
             Self::Zstd { level } => format!("zstd zstd=0.14.3 mt checksum level={level}"),
         }
     }

@@ -6,6 +6,7 @@
 use crate::base::digest::{ContentDigest, Digest, KeyHasher};
 use crate::snapshot::diff;
 use crate::snapshot::overlay::Begun;
+use crate::snapshot::written::Written;
 use crate::store::records::{FsState, LayerRef, StepResult};
 
 use super::OpError;
@@ -23,18 +24,19 @@ pub(super) fn scratch() -> FsState {
     FsState { layers: Vec::new(), identity: KeyHasher::new("kiln/scratch/v1").finish(), claimed: None }
 }
 
-/// Commits what was written into `begun` on top of `base`.
+/// Commits what was written into `begun` on top of `base`; digests of `written` files are taken as they are.
 pub(super) fn commit(
     executor: &LocalExecutor<'_>,
     base: &StepResult,
     begun: Begun,
     standalone: bool,
+    written: &Written,
 ) -> Result<StepResult, OpError> {
     let snapshots = &executor.snapshots;
     let upper = snapshots.layer_dir_begun(&begun)?;
     let below = &base.state.layers;
     let view = if below.is_empty() || standalone { None } else { Some(snapshots.view(below)?) };
-    let content = diff::summarise(&upper, view.as_ref())?;
+    let content = diff::summarise(&upper, view.as_ref(), written)?;
     for warning in &content.warnings.kept {
         executor.events.warn(warning.to_string());
     }

@@ -22,6 +22,7 @@ use crate::sandbox::runner::Sandboxes;
 use crate::sandbox::spec::{SandboxLabels, SandboxNetwork};
 use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
+use crate::snapshot::written::Written;
 use crate::store::Store;
 use crate::store::records::StepResult;
 use crate::sys::seccomp::Program;
@@ -325,15 +326,15 @@ impl Executor for LocalExecutor<'_> {
                 let root = self.snapshots.writable(&base.state.layers, &begun)?;
                 super::copy::mkdir(spec, &root)?;
                 drop(root);
-                commit(self, base, begun, false)?
+                commit(self, base, begun, false, &Written::default())?
             }
             Op::Copy(spec) => {
                 let base = base()?;
                 let begun = self.snapshots.begin(&base.state.layers)?;
                 let root = self.snapshots.writable(&base.state.layers, &begun)?;
-                sources::copy(self, graph, vertex, spec, inputs, &root, step)?;
+                let written = sources::copy(self, graph, vertex, spec, inputs, &root, step)?;
                 drop(root);
-                commit(self, base, begun, false)?
+                commit(self, base, begun, false, &written)?
             }
             Op::Merge => {
                 let link = inputs.get(1).and_then(VertexResult::state).ok_or(OpError::Cancelled)?;

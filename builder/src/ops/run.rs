@@ -25,6 +25,7 @@ use crate::sandbox::runner::{Ended, SandboxError, Stop, Streams, readable};
 use crate::sandbox::spec::{SandboxDevice, SandboxHelper, SandboxNetwork, SandboxSeccomp, SandboxSpec};
 use crate::sandbox::terminal;
 use crate::snapshot::overlay::Begun;
+use crate::snapshot::written::Written;
 use crate::store::records::{FsState, StepResult};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::process::limit_number;
@@ -101,7 +102,7 @@ fn attempt(
     remove_mount_points(&upper, &ended.made_mount_points);
     remove_mount_points(&upper, &copied_up(executor, &upper, &base.state, &prepared.stubs)?);
     drop((prepared.scratch, prepared.caches, upper));
-    commit(executor, base, begun, false)
+    commit(executor, base, begun, false, &Written::default())
 }
 
 fn start(

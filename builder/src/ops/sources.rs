@@ -16,6 +16,7 @@ use crate::net::redacted;
 use crate::plan::graph::{CopySource, CopySpec, GitSpec, Graph, HttpSpec, Op, Vertex, VertexId};
 use crate::record::listing::Listing;
 use crate::snapshot::apply::{self, UnpackOptions};
+use crate::snapshot::written::Written;
 use crate::store::Store;
 use crate::store::records::{DownloadRecord, FsState, StepResult, Trail};
 use crate::sys::rootdir::RootDir;
@@ -131,7 +132,7 @@ fn context<'a>(executor: &'a LocalExecutor<'_>, name: &str) -> Result<&'a LocalC
     })
 }
 
-/// Copies the sources of `spec` into `root`.
+/// Copies the sources of `spec` into `root`; gives the digests of what was written.
 pub(super) fn copy(
     executor: &LocalExecutor<'_>,
     graph: &Graph,
@@ -140,7 +141,7 @@ pub(super) fn copy(
     inputs: &[VertexResult],
     root: &RootDir,
     step: StepNumber,
-) -> Result<(), OpError> {
+) -> Result<Written, OpError> {
     let lost = || OpError::Unsupported(format!("an input of `{}` is missing", vertex.name));
     let mut sources = Vec::new();
     for source in &spec.sources {
@@ -170,9 +171,9 @@ pub(super) fn copy(
     let archives = TarArchives { ownership: executor.ownership(), events: &executor.events };
     let meter = Meter::new(&executor.events, step, "copying");
     let options = CopyOptions { archives: &archives, cancel: executor.cancel.clone(), meter: Some(&meter) };
-    copy::execute(spec, &sources, root, &options)?;
+    let written = copy::execute(spec, &sources, root, &options)?;
     meter.finish();
-    Ok(())
+    Ok(written)
 }
 
 /// Archives as kiln's own reader sees them.
@@ -333,7 +334,7 @@ pub(super) fn checkout(
         )));
     }
     let base = StepResult::source(scratch());
-    let mut result = commit(executor, &base, begun, false)?;
+    let mut result = commit(executor, &base, begun, false, &Written::default())?;
     result.trail = Trail::default();
     Ok(result)
 }

@@ -14,6 +14,7 @@ use super::apply::{self, ApplyOptions};
 use super::diff::{self, DiffError};
 use super::node::Ownership;
 use super::overlay::{SnapshotError, Snapshots};
+use super::written::Written;
 use crate::base::digest::Digest;
 use crate::layer::compress::decompressor;
 use crate::store::records::LayerRef;
@@ -62,7 +63,7 @@ fn content(
 ) -> Result<Result<Digest, DiffError>, SnapshotError> {
     let upper = snapshots.layer_dir(&own.snapshot)?;
     let view = if below.is_empty() || own.standalone { None } else { Some(snapshots.view(below)?) };
-    Ok(diff::summarise(&upper, view.as_ref()).map(|stats| stats.content.0))
+    Ok(diff::summarise(&upper, view.as_ref(), &Written::default()).map(|stats| stats.content.0))
 }
 
 /// The same of what a layer's blob gives. `None` when it gives nothing: the blob is at fault then.
@@ -87,5 +88,5 @@ fn unpacked(
         return Ok(None);
     }
     let view = if below.is_empty() { None } else { Some(snapshots.view(below)?) };
-    Ok(diff::summarise(&dir, view.as_ref()).ok().map(|stats| stats.content.0))
+    Ok(diff::summarise(&dir, view.as_ref(), &Written::default()).ok().map(|stats| stats.content.0))
 }

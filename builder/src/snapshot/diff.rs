@@ -31,6 +31,7 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use super::warning::Warnings;
+use super::written::Written;
 use crate::base::digest::{ContentDigest, Digest};
 use crate::layer::tar::{Entry, TarError, Writer};
 use crate::sys::error::FsError;
@@ -46,6 +47,8 @@ pub struct Change {
     pub entry: Entry,
     /// The content of a regular file, unread.
     pub data: Option<File>,
+    /// Digest of the content instead, where it is known already.
+    pub digest: Option<Digest>,
     /// True when the entry is a whiteout.
     pub whiteout: bool,
 }
@@ -82,7 +85,7 @@ pub fn diff(
     lower_view: Option<&RootDir>,
     sink: &mut Sink<'_>,
 ) -> Result<Warnings, DiffError> {
-    walk(upper, lower_view, (Names::Layer, Scope::Upper), sink)
+    walk(upper, lower_view, (Names::Layer, Scope::Upper), &Written::default(), sink)
 }
 
 /// Told of every entry of a layer with the digest of its bytes, for an index of paths.
@@ -132,19 +135,24 @@ pub fn write_merged(
     write(whole, lower_view, (Names::Layer, Scope::Whole), options, out)
 }
 
-/// What [`write_layer`] would state, without making a tar; `bytes` are those of the regular files.
-pub fn summarise(upper: &RootDir, lower_view: Option<&RootDir>) -> Result<LayerStats, DiffError> {
+/// What [`write_layer`] would state, without making a tar; `bytes` are those of the regular files. Of these only those
+/// are read that are not `written`.
+pub fn summarise(
+    upper: &RootDir,
+    lower_view: Option<&RootDir>,
+    written: &Written,
+) -> Result<LayerStats, DiffError> {
     let mut hasher = ContentHasher::new();
     let (mut entries, mut bytes) = (0, 0);
-    let warnings = walk(upper, lower_view, (Names::Layer, Scope::Upper), &mut |change| {
+    let warnings = walk(upper, lower_view, (Names::Layer, Scope::Upper), written, &mut |change| {
         entries += 1;
         let digest = match change.data {
-            Some(file) => {
-                bytes += change.entry.size;
-                Some(content::digest_of(file, &change.entry)?)
-            }
-            None => None,
+            Some(file) => Some(content::digest_of(file, &change.entry)?),
+            None => change.digest,
         };
+        if digest.is_some() {
+            bytes += change.entry.size;
+        }
         hasher.add(&change.entry, digest);
         Ok(())
     })?;
@@ -161,8 +169,8 @@ pub(super) fn write(
     let mut hasher = ContentHasher::new();
     let mut writer = Writer::new(out);
     let mut entries = 0;
-    let warnings = walk(upper, lower_view, how, &mut |change| {
-        let Change { mut entry, data, whiteout: _ } = change;
+    let warnings = walk(upper, lower_view, how, &Written::default(), &mut |change| {
+        let Change { mut entry, data, .. } = change;
         entries += 1;
         // Whole seconds: readers without PAX, and other engines, know no others.
         entry.mtime_nanoseconds = 0;

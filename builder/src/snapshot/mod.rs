@@ -17,3 +17,4 @@ pub mod pending;
 mod testing;
 pub mod tree;
 pub mod warning;
+pub mod written;

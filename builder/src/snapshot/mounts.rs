@@ -17,6 +17,7 @@ use super::apply::{ApplyError, Top, UnpackOptions, Unpacked, unpack_archive};
 use super::diff::{Change, DiffError, Names, Scope, walk};
 use super::node::{Metadata, Ownership};
 use super::warning::Warnings;
+use super::written::Written;
 use crate::base::cancel::CancelToken;
 use crate::layer::tar::{Entry, Kind, TarError, Writer};
 use crate::store::{Store, StoreError, Thing, remove_tree};
@@ -111,8 +112,8 @@ pub fn export(
     let tar = |error| MountError::from(DiffError::Tar(error));
     writer.append_empty(&top(&root, &path)?).map_err(tar)?;
     let mut exported = Exported::default();
-    exported.warnings = walk(&root, None, (Names::Plain, Scope::Upper), &mut |change| {
-        let Change { entry, data, whiteout: _ } = change;
+    exported.warnings = walk(&root, None, (Names::Plain, Scope::Upper), &Written::default(), &mut |change| {
+        let Change { entry, data, .. } = change;
         if cancel.is_cancelled() {
             return Err(DiffError::Sink(io::Error::other("cancelled")));
         }

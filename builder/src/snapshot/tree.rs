@@ -14,6 +14,7 @@ use std::path::Path;
 use super::diff::{Change, DiffError, LayerOptions, LayerStats, Names, Scope, walk, write};
 use super::node::{Metadata, Ownership, Place, file_type};
 use super::warning::Warnings;
+use super::written::Written;
 use crate::layer::tar::{Entry, Kind};
 use crate::sys::error::FsError;
 use crate::sys::rootdir::{Last, RootDir};
@@ -70,7 +71,9 @@ pub fn copy_tree(root: &RootDir, dest: &Path, options: &CopyOptions) -> Result<C
         directories: Vec::new(),
         cached: None,
     };
-    let warnings = walk(root, None, (Names::Plain, Scope::Upper), &mut |change| copier.copy(change))?;
+    let warnings = walk(root, None, (Names::Plain, Scope::Upper), &Written::default(), &mut |change| {
+        copier.copy(change)
+    })?;
     copier.finish_directories()?;
     let mut copied = copier.copied;
     for warning in warnings.kept {
@@ -92,7 +95,7 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     fn copy(&mut self, change: Change) -> Result<(), DiffError> {
-        let Change { entry, data, whiteout: _ } = change;
+        let Change { entry, data, .. } = change;
         let split = entry.path.iter().rposition(|b| *b == b'/');
         let (parent, name) = match split {
             Some(at) => (entry.path.get(..at), entry.path.get(at + 1..)),

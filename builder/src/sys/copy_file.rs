@@ -4,10 +4,12 @@
 //! - the target is empty and positioned at 0 when it comes in, and holds exactly the source's bytes when the
 //!   call succeeds;
 //! - nothing is ever opened here: callers hand in descriptors;
-//! - holes stay holes where the source's file system reports them.
+//! - holes stay holes where the source's file system reports them;
+//! - what is shown is what was written, also when the source changes meanwhile.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs;
 use rustix::io::Errno;
@@ -17,28 +19,56 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Files smaller than this have no holes worth asking for.
 const SPARSE_FROM_BYTES: u64 = 1024 * 1024;
 
-/// Copies all of `source` to the empty file `target`: a shared extent (`FICLONE`) where possible, else
-/// `copy_file_range`, else reading and writing (semantics fact 26). Returns the number of bytes.
-pub fn copy_file(source: &File, target: &File) -> io::Result<u64> {
+/// Bytes of a hole that are shown at a time.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+/// Smaller files are read and written sooner than the file system is asked for a shared extent.
+const CLONE_FROM_BYTES: u64 = 64 * 1024;
+
+/// Is shown all bytes of a file in their order, holes as zeros.
+pub type Viewer<'a> = dyn FnMut(&[u8]) + 'a;
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Whether they were shown: not when the file systems share them.
+    pub shown: bool,
+}
+
+/// Copies all of `source` to the empty file `target`: a shared extent (`FICLONE`) where possible, else reading and
+/// writing (semantics fact 26), so that `viewer` sees what is written.
+pub fn copy_file(source: &File, target: &File, viewer: &mut Viewer<'_>) -> io::Result<Copied> {
     let size_bytes = source.metadata()?.len();
-    if size_bytes > 0 && fs::ioctl_ficlone(target, source).is_ok() {
-        return Ok(target.metadata()?.len());
+    if size_bytes >= CLONE_FROM_BYTES && fs::ioctl_ficlone(target, source).is_ok() {
+        return Ok(Copied { bytes: target.metadata()?.len(), shown: false });
     }
     if size_bytes < SPARSE_FROM_BYTES {
-        return copy_range(source, target, 0, u64::MAX);
+        let bytes = copy_range(source, target, 0, u64::MAX, size_bytes, viewer)?;
+        return Ok(Copied { bytes, shown: true });
     }
     let mut copied = 0;
     while let Some((start, end)) = next_data(source, copied)? {
-        let length = copy_range(source, target, start, end - start)?;
+        show_hole(start - copied, viewer);
+        let length = copy_range(source, target, start, end - start, size_bytes, viewer)?;
         copied = start + length;
         if length < end - start {
             // The file became shorter meanwhile.
-            return Ok(copied);
+            return Ok(Copied { bytes: copied, shown: true });
         }
     }
     let end = source.metadata()?.len().max(copied);
+    show_hole(end - copied, viewer);
     target.set_len(end)?;
-    Ok(end)
+    Ok(Copied { bytes: end, shown: true })
+}
+
+fn show_hole(mut length: u64, viewer: &mut Viewer<'_>) {
+    while length > 0 {
+        let count = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
+        viewer(ZEROS.get(..count).unwrap_or_default());
+        length -= count as u64;
+    }
 }
 
 /// The next stretch of data at or after `from`; `None` when only a hole or nothing is left.
@@ -55,58 +85,54 @@ fn next_data(source: &File, from: u64) -> io::Result<Option<(u64, u64)>> {
     Ok((end > start).then_some((start, end)))
 }
 
-/// Copies at most `length` bytes at `start` of both files, less when the source ends before.
-fn copy_range(source: &File, target: &File, start: u64, length: u64) -> io::Result<u64> {
-    let (mut from, mut to) = (start, start);
-    while from - start < length {
-        let wanted = usize::try_from((length - (from - start)).min(1 << 30)).unwrap_or(1 << 30);
-        match fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), wanted) {
-            // Some file systems (procfs and friends) answer 0 although there is content.
-            Ok(0) if from == start => break,
-            Ok(0) => return Ok(from - start),
-            Ok(_) => {}
-            Err(Errno::INTR) => {}
-            Err(Errno::NOSYS | Errno::XDEV | Errno::PERM | Errno::IO | Errno::OPNOTSUPP | Errno::INVAL)
-                if from == start =>
-            {
-                break;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-    if from > start {
-        return Ok(from - start);
-    }
-    let (mut reader, mut writer) = (source, target);
-    reader.seek(SeekFrom::Start(start))?;
-    writer.seek(SeekFrom::Start(start))?;
-    let size_bytes = source.metadata()?.len().min(length);
-    let size_bytes = usize::try_from(size_bytes).unwrap_or(BUFFER_BYTES);
-    let mut buffer = vec![0; size_bytes.saturating_add(1).clamp(4096, BUFFER_BYTES)];
-    let mut reader = reader.take(length);
+/// Copies at most `length` bytes at `start` of both files, less when the source ends before. It was `size_bytes`
+/// long a moment ago.
+fn copy_range(
+    source: &File,
+    target: &File,
+    start: u64,
+    length: u64,
+    size_bytes: u64,
+    viewer: &mut Viewer<'_>,
+) -> io::Result<u64> {
+    let wanted = usize::try_from(size_bytes.min(length)).unwrap_or(BUFFER_BYTES);
+    // One byte more than there is shows the end at once; 4096 for what procfs and the like call empty.
+    let mut buffer = vec![0; wanted.saturating_add(1).clamp(4096, BUFFER_BYTES)];
     let mut copied = 0;
-    loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
+    while copied < length {
+        let room = usize::try_from(length - copied).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(free) = buffer.get_mut(..room) else { return Err(io::ErrorKind::InvalidData.into()) };
+        let count = match source.read_at(free, start + copied) {
+            Ok(0) => break,
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         };
-        let Some(bytes) = buffer.get(..count) else { return Err(io::ErrorKind::InvalidData.into()) };
-        writer.write_all(bytes)?;
+        let bytes = free.get(..count).unwrap_or_default();
+        target.write_all_at(bytes, start + copied)?;
+        viewer(bytes);
         copied += count as u64;
+        if count < room && start + copied == size_bytes {
+            break;
+        }
     }
+    Ok(copied)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
     use std::os::unix::fs::MetadataExt as _;
 
     fn copy_of(source: &File) -> (u64, File) {
         let target = tempfile::tempfile().unwrap();
-        let copied = copy_file(source, &target).unwrap();
-        (copied, target)
+        let mut seen = Vec::new();
+        let copied = copy_file(source, &target, &mut |bytes| seen.extend_from_slice(bytes)).unwrap();
+        if copied.shown {
+            assert!(seen == bytes_of(&target), "what is shown is what is written");
+        }
+        (copied.bytes, target)
     }
 
     fn bytes_of(mut file: &File) -> Vec<u8> {

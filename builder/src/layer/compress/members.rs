@@ -12,6 +12,8 @@ use std::thread::JoinHandle;
 
 use libdeflater::{CompressionLvl, Compressor};
 
+use super::density::Density;
+
 /// Writes blocks to `W`, each as a gzip member of its own (RFC 1952, 2.2).
 pub(in crate::layer) struct Members<W: Write> {
     inner: W,
@@ -82,7 +84,7 @@ impl<W: Write> Members<W> {
     /// Writes a last block, on this thread.
     pub(in crate::layer) fn push_last(&mut self, block: &[u8]) -> io::Result<()> {
         self.wait()?;
-        let member = compress(&mut Compressor::new(self.level), block)?;
+        let member = Worker::new(self.level)?.compress(block)?;
         self.put(&member)
     }
 
@@ -137,15 +139,15 @@ impl Pool {
         let mut workers = Vec::new();
         for _ in 0..threads {
             let receiver = Arc::clone(&receiver);
+            let mut worker = Worker::new(level)?;
             let work = move || {
-                let mut compressor = Compressor::new(level);
                 loop {
                     let job = match receiver.lock() {
                         Ok(receiver) => receiver.recv(),
                         Err(_) => return,
                     };
                     let Ok(job) = job else { return };
-                    let member = compress(&mut compressor, &job.block);
+                    let member = worker.compress(&job.block);
                     // Nobody waits any more when the writer was dropped.
                     let _ = job.done.send(Done { member, block: job.block });
                 }
@@ -165,11 +167,32 @@ impl Drop for Pool {
     }
 }
 
-fn compress(compressor: &mut Compressor, block: &[u8]) -> io::Result<Vec<u8>> {
-    let mut member = vec![0; compressor.gzip_compress_bound(block.len())];
-    let size = compressor.gzip_compress(block, &mut member).map_err(io::Error::other)?;
-    member.truncate(size);
-    Ok(member)
+/// Makes members.
+struct Worker {
+    compressor: Compressor,
+    /// Level 0: the block as it is.
+    storer: Compressor,
+    density: Density,
+}
+
+impl Worker {
+    fn new(level: CompressionLvl) -> io::Result<Self> {
+        let none = CompressionLvl::new(0).map_err(|_| io::Error::other("libdeflate has no level 0"))?;
+        Ok(Self {
+            compressor: Compressor::new(level),
+            storer: Compressor::new(none),
+            density: Density::new(),
+        })
+    }
+
+    fn compress(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+        let dense = self.density.is_dense(block);
+        let compressor = if dense { &mut self.storer } else { &mut self.compressor };
+        let mut member = vec![0; compressor.gzip_compress_bound(block.len())];
+        let size = compressor.gzip_compress(block, &mut member).map_err(io::Error::other)?;
+        member.truncate(size);
+        Ok(member)
+    }
 }
 
 fn lost() -> io::Error {

@@ -63,8 +63,8 @@ fn bytes_are_pinned() {
     for (compression, id, digest) in [
         (
             Compression::DEFAULT_GZIP,
-            "gzip libdeflater=1.26.1 block=1048576 level=6",
-            "sha256:884b57d2ee480cd87755491e6449c7f95a9d8c4366f35129f12ecff35095d0bc",
+            "gzip libdeflater=1.26.1 block=1048576 dense=1 level=4",
+            "sha256:ed46e3590b67d3ce993ec790dc41aa3d3172bdf08c730d8b2c40bdf08f8ce97e",
         ),
         (
             Compression::DEFAULT_ZSTD,

@@ -19,6 +19,7 @@
 //! - an existing file is never written to: it is removed and made anew (fact 8).
 
 pub mod digest;
+mod directory;
 pub mod error;
 pub mod execute;
 pub mod mkdir;

@@ -8,18 +8,25 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc;
 
 use rustix::fs::{
     self, AtFlags, FileType, Gid, Mode as FileMode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use super::error::{CopyError, shown};
+use crate::base::digest::Digest;
 use crate::context::fingerprint::{Attributes, attributes};
-use crate::sys::copy_file::copy_file;
+use crate::sys::copy_file::{Copied, copy_file};
 use crate::sys::error::FsError;
+
+/// Files from this size on are hashed on a thread of their own.
+const HASH_BESIDE_FROM_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What a new file or directory is to look like.
 #[derive(Debug, Clone)]
@@ -54,38 +61,47 @@ impl Place<'_> {
         OsStr::from_bytes(self.name)
     }
 
-    fn fail(&self, action: &'static str, error: impl Into<std::io::Error>) -> CopyError {
+    fn fail(&self, action: &'static str, error: impl Into<io::Error>) -> CopyError {
         FsError::image(action, shown(self.path).as_bytes(), error).into()
     }
 
-    /// Removes what has the name; a directory is an error.
-    pub(super) fn clear(&self) -> Result<(), CopyError> {
+    /// Removes what has the name, and tells whether there was something; a directory is an error.
+    pub(super) fn clear(&self) -> Result<bool, CopyError> {
         match fs::statat(self.directory, self.os_name(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
                 Err(CopyError::Directory { path: shown(self.path) })
             }
             Ok(_) => fs::unlinkat(self.directory, self.os_name(), AtFlags::empty())
+                .map(|()| true)
                 .map_err(|e| self.fail("replace", e)),
-            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOENT) => Ok(false),
             Err(e) => Err(self.fail("look up", e)),
         }
     }
 
-    /// Makes a regular file with the bytes and attributes of `source`; without one it is empty.
-    pub(super) fn put_file(&self, source: Option<&File>, metadata: &Metadata) -> Result<(), CopyError> {
+    /// Makes a regular file with the bytes and attributes of `source`. Gives the number of bytes, and their digest unless
+    /// the file system copied them.
+    pub(super) fn put_file(
+        &self,
+        source: &File,
+        metadata: &Metadata,
+    ) -> Result<(u64, Option<Digest>), CopyError> {
         let file = self.create_file()?;
-        let mut extended = Attributes::new();
-        if let Some(source) = source {
-            copy_file(source, &file).map_err(|e| self.fail("write", e))?;
-            extended = attributes(source).unwrap_or_default();
-        }
-        set_metadata(file.as_fd(), metadata, &extended).map_err(|e| self.fail("set metadata of", e))
+        let copied = copy_and_hash(source, &file).map_err(|e| self.fail("write", e))?;
+        let extended = attributes(source).unwrap_or_default();
+        set_metadata(file.as_fd(), metadata, &extended).map_err(|e| self.fail("set metadata of", e))?;
+        Ok(copied)
+    }
+
+    /// Makes an empty regular file.
+    pub(super) fn put_empty(&self, metadata: &Metadata) -> Result<(), CopyError> {
+        self.put_bytes(b"", metadata)
     }
 
     /// Makes a regular file with these bytes.
     pub(super) fn put_bytes(&self, bytes: &[u8], metadata: &Metadata) -> Result<(), CopyError> {
         let mut file = self.create_file()?;
-        std::io::Write::write_all(&mut file, bytes).map_err(|e| self.fail("write", e))?;
+        io::Write::write_all(&mut file, bytes).map_err(|e| self.fail("write", e))?;
         set_metadata(file.as_fd(), metadata, &Attributes::new()).map_err(|e| self.fail("set metadata of", e))
     }
 
@@ -154,6 +170,36 @@ impl Place<'_> {
             Err(e) => Err(self.fail("open directory", e)),
         }
     }
+}
+
+/// Copies and hashes; what is large is hashed beside the writing.
+fn copy_and_hash(source: &File, target: &File) -> io::Result<(u64, Option<Digest>)> {
+    let hashed = |copied: Copied, hasher: Sha256| {
+        let digest = Digest::from_bytes(hasher.finalize().into());
+        (copied.bytes, copied.shown.then_some(digest))
+    };
+    if source.metadata()?.len() < HASH_BESIDE_FROM_BYTES {
+        let mut hasher = Sha256::new();
+        let copied = copy_file(source, target, &mut |bytes| hasher.update(bytes))?;
+        return Ok(hashed(copied, hasher));
+    }
+    std::thread::scope(|scope| {
+        // A few buffers: enough that neither side waits for the other all the time.
+        let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(8);
+        let hash = move || {
+            let mut hasher = Sha256::new();
+            receiver.into_iter().for_each(|bytes| hasher.update(bytes));
+            hasher
+        };
+        let hasher = std::thread::Builder::new().name("hash".to_owned()).spawn_scoped(scope, hash)?;
+        let copied = copy_file(source, target, &mut |bytes| {
+            // The other end lives until this one is dropped.
+            let _ = sender.send(bytes.to_vec());
+        });
+        drop(sender);
+        let hasher = hasher.join().map_err(|_| io::Error::other("the hashing thread ended early"))?;
+        Ok(hashed(copied?, hasher))
+    })
 }
 
 /// Sets owner, mode, times and attributes, in this order. Attributes are best effort (semantics fact 20).

@@ -38,7 +38,7 @@ impl Pair {
         let mut bytes = Vec::new();
         let stats = write_layer(&upper, Some(&lower), options, &mut bytes)?;
         assert_eq!(stats.bytes, bytes.len() as u64);
-        assert_eq!(summarise(&upper, Some(&lower)).unwrap().content, stats.content);
+        assert_eq!(summarise(&upper, Some(&lower), &Written::default()).unwrap().content, stats.content);
         Ok((stats, bytes))
     }
 

@@ -12,10 +12,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
 
 use super::{Change, DiffError, Sink};
+use crate::base::digest::Digest;
 use crate::layer::tar::{Device, Entry, Kind};
 use crate::layer::whiteout;
 use crate::snapshot::node::{Place, carried_xattrs, file_type, is_opaque, is_whiteout, join, mtime};
 use crate::snapshot::warning::{Warning, Warnings, display};
+use crate::snapshot::written::Written;
 use crate::sys::error::FsError;
 use crate::sys::rootdir::{RootDir, sorted_names};
 use crate::sys::xattr;
@@ -46,6 +48,7 @@ pub(in crate::snapshot) fn walk(
     upper: &RootDir,
     lower: Option<&RootDir>,
     (names, scope): (Names, Scope),
+    written: &Written,
     sink: &mut Sink<'_>,
 ) -> Result<Warnings, DiffError> {
     let clone =
@@ -55,6 +58,7 @@ pub(in crate::snapshot) fn walk(
         Frame::new(Entry::new("", Kind::Directory), clone(upper)?, lower.map(clone).transpose()?, whole)?;
     let mut walker = Walker {
         sink,
+        written,
         names,
         warnings: Warnings::default(),
         listed: HashSet::from([Vec::new()]),
@@ -90,8 +94,16 @@ struct Inode {
     unchanged: Vec<(Entry, Vec<Entry>)>,
 }
 
+/// The bytes of a regular file that has to be in the layer.
+enum Content {
+    None,
+    Unread(std::fs::File),
+    Known(Digest),
+}
+
 struct Walker<'a, 'b> {
     sink: &'a mut Sink<'b>,
+    written: &'a Written,
     names: Names,
     warnings: Warnings,
     /// Directories that were reported.
@@ -161,13 +173,18 @@ impl Walker<'_, '_> {
             Some((below, below_stat)) => !same_file(&entry, &place, &stat, below, below_stat)?,
             None => true,
         };
-        let data = if changed && entry.kind == Kind::File && !self.is_reported(&stat) {
-            refuse_metadata_only(&place, fd.as_fd())?;
-            Some(place.open_file()?)
+        let content = if changed && entry.kind == Kind::File && !self.is_reported(&stat) {
+            match self.written.digest(&entry.path, entry.size) {
+                Some(digest) => Content::Known(digest),
+                None => {
+                    refuse_metadata_only(&place, fd.as_fd())?;
+                    Content::Unread(place.open_file()?)
+                }
+            }
         } else {
-            None
+            Content::None
         };
-        self.file(entry, &stat, changed, data)
+        self.file(entry, &stat, changed, content)
     }
 
     fn is_reported(&self, stat: &Stat) -> bool {
@@ -175,20 +192,14 @@ impl Walker<'_, '_> {
     }
 
     /// Reports anything but a directory.
-    fn file(
-        &mut self,
-        entry: Entry,
-        stat: &Stat,
-        changed: bool,
-        data: Option<std::fs::File>,
-    ) -> Result<(), DiffError> {
+    fn file(&mut self, entry: Entry, stat: &Stat, changed: bool, content: Content) -> Result<(), DiffError> {
         if stat.st_nlink < 2 {
-            return if changed { self.report(entry, data) } else { Ok(()) };
+            return if changed { self.report(entry, content) } else { Ok(()) };
         }
         let known = self.inodes.entry(inode(stat)).or_default();
         if let Some(target) = &known.reported {
             let link = hard_link(entry, target);
-            return self.report(link, None);
+            return self.report(link, Content::None);
         }
         if !changed {
             let parents = self.stack.iter().map(|frame| frame.entry.clone()).collect();
@@ -198,12 +209,12 @@ impl Walker<'_, '_> {
         known.reported = Some(entry.path.clone());
         let waiting = std::mem::take(&mut known.unchanged);
         let target = entry.path.clone();
-        self.report(entry, data)?;
+        self.report(entry, content)?;
         for (entry, parents) in waiting {
             for parent in parents {
                 self.directory(&parent)?;
             }
-            (self.sink)(Change { entry: hard_link(entry, &target), data: None, whiteout: false })?;
+            (self.sink)(change(hard_link(entry, &target), Content::None))?;
         }
         Ok(())
     }
@@ -214,12 +225,12 @@ impl Walker<'_, '_> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
         let path = join(&frame.entry.path, &whiteout::whiteout_name(name));
         let entry = Entry { mode: 0, ..Entry::new(path, Kind::File) };
-        (self.sink)(Change { entry, data: None, whiteout: true })
+        (self.sink)(Change { whiteout: true, ..change(entry, Content::None) })
     }
 
-    fn report(&mut self, entry: Entry, data: Option<std::fs::File>) -> Result<(), DiffError> {
+    fn report(&mut self, entry: Entry, content: Content) -> Result<(), DiffError> {
         self.directories()?;
-        (self.sink)(Change { entry, data, whiteout: false })
+        (self.sink)(change(entry, content))
     }
 
     /// Reports the directories that the walk stands in, as far as they were not yet.
@@ -237,10 +248,19 @@ impl Walker<'_, '_> {
 
     fn directory(&mut self, entry: &Entry) -> Result<(), DiffError> {
         if self.listed.insert(entry.path.clone()) {
-            (self.sink)(Change { entry: entry.clone(), data: None, whiteout: false })?;
+            (self.sink)(change(entry.clone(), Content::None))?;
         }
         Ok(())
     }
+}
+
+fn change(entry: Entry, content: Content) -> Change {
+    let (data, digest) = match content {
+        Content::None => (None, None),
+        Content::Unread(file) => (Some(file), None),
+        Content::Known(digest) => (None, Some(digest)),
+    };
+    Change { entry, data, digest, whiteout: false }
 }
 
 fn inode(stat: &Stat) -> (u64, u64) {

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::context::local::LocalContext;
 use crate::plan::graph::{CopySource, CopySpec, Unpack};
+use crate::snapshot::diff;
+use crate::snapshot::written::Written;
 use crate::sys::rootdir::RootDir;
 
 /// A context and an image, side by side in a directory that stands for the host.
@@ -84,7 +86,7 @@ impl Place {
         let spec = spec(words);
         let tree = || ResolvedSource::Tree(SourceTree::local(&context).unwrap());
         let sources: Vec<_> = spec.sources.iter().map(|_| tree()).collect();
-        execute(&spec, &sources, &self.image(), &CopyOptions::default())
+        self.execute(&spec, &sources)
     }
 
     /// COPY --from: the context directory as a file system of its own.
@@ -92,7 +94,15 @@ impl Place {
         let spec = spec(words);
         let tree = || ResolvedSource::Tree(SourceTree::of(RootDir::open(&self.at("context")).unwrap()));
         let sources: Vec<_> = spec.sources.iter().map(|_| tree()).collect();
-        execute(&spec, &sources, &self.image(), &CopyOptions::default())
+        self.execute(&spec, &sources)
+    }
+
+    /// Copies, and sees to it that the digests which the copy gives are those of the files.
+    fn execute(&self, spec: &CopySpec, sources: &[ResolvedSource<'_>]) -> Result<(), CopyError> {
+        let written = execute(spec, sources, &self.image(), &CopyOptions::default())?;
+        let summary = |written| diff::summarise(&self.image(), None, written).unwrap();
+        assert_eq!(summary(&written), summary(&Written::default()));
+        Ok(())
     }
 
     fn stat(&self, path: &str) -> std::fs::Metadata {
