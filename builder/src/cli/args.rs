@@ -64,7 +64,7 @@ pub struct Surroundings<'a> {
 #[derive(Debug, Parser)]
 #[command(
     name = "kiln",
-    version,
+    version = env!("KILN_VERSION"),
     about = "Builds container images from a Dockerfile or Buildfile. No daemon, no root.",
     disable_help_subcommand = true,
     arg_required_else_help = true,

@@ -106,6 +106,6 @@ pub fn main() -> ExitCode {
 
 fn version() -> Result<u8, Failure> {
     // Standard output may be a closed pipe; there is nobody left to tell.
-    let _ = print::line(concat!("kiln ", env!("CARGO_PKG_VERSION")));
+    let _ = print::line(concat!("kiln ", env!("KILN_VERSION")));
     Ok(0)
 }
