@@ -179,7 +179,8 @@ impl Inner {
         let of_host = self.options.hosts.get(&reference.registry).and_then(|host| host.chunk_bytes);
         let chunk_bytes =
             options.chunk_bytes.or(of_host).filter(|bytes| (1..descriptor.size).contains(bytes));
-        let mut patching = self.wants_patches(&endpoint);
+        // Some registries know no upload in one request, although the specification asks for it.
+        let mut patching = chunk_bytes.is_none() && self.wants_patches(&endpoint);
         let mut attempt = 0;
         loop {
             let session = match opened.take() {
@@ -192,7 +193,12 @@ impl Inner {
                     self.upload_chunks(&endpoint, reference, descriptor, source, chunks, session).await
                 }
                 None => self.upload_whole(&endpoint, reference, descriptor, source, options, session).await,
-            }?;
+            };
+            let result = match result {
+                // What was but a guess ends no push.
+                Err(error @ RegistryError::Status { .. }) if patching => Sent::Broken(error, None),
+                result => result?,
+            };
             let (error, asked) = match result {
                 Sent::Answer(_) => {
                     if patching {
@@ -202,8 +208,8 @@ impl Inner {
                 }
                 Sent::Broken(error, asked) => (error, asked),
             };
-            // Some registries know no upload in one request, although the specification asks for it.
-            patching |= matches!(error, RegistryError::Status { status: 500..=599, .. });
+            let failed = matches!(error, RegistryError::Status { status: 500..=599, .. });
+            patching = chunk_bytes.is_none() && failed && !patching;
             if attempt >= net.retries {
                 return Err(error);
             }
@@ -323,11 +329,20 @@ impl Inner {
         let url = with_digest(session, &descriptor.digest);
         let call = Call::push(endpoint, reference, Method::PUT, url)
             .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        let response = self.exchange(&call).await?;
-        if response.status() == StatusCode::CREATED {
-            return Ok(Sent::Answer(response));
+        let response = match self.exchange(&call).await {
+            Err(RegistryError::Net(error)) if error.is_temporary() => {
+                return Ok(Sent::Broken(error.into(), None));
+            }
+            result => result?,
+        };
+        match response.status() {
+            StatusCode::CREATED => Ok(Sent::Answer(response)),
+            status if may_pass(status) => {
+                let asked = retry::asked_delay(response.headers());
+                Ok(Sent::Broken(self.refusal(&call, response).await, asked))
+            }
+            _ => Err(self.refusal(&call, response).await),
         }
-        Err(self.refusal(&call, response).await)
     }
 
     /// Where an upload goes on (distribution spec, "Pushing a blob in chunks").
@@ -371,8 +386,7 @@ impl Inner {
                         return Ok(Sent::Answer(response));
                     }
                 }
-                // 404: the registry does not know the session any more.
-                status if retry::is_temporary_status(status) || status == StatusCode::NOT_FOUND => {
+                status if may_pass(status) => {
                     let asked = retry::asked_delay(response.headers());
                     return Ok(Sent::Broken(self.refusal(call, response).await, asked));
                 }
@@ -514,6 +528,11 @@ impl Piece<'_> {
             actual: self.offset + read,
         })
     }
+}
+
+/// Whether a new session may get past an answer. 404: the registry does not know the session any more.
+fn may_pass(status: StatusCode) -> bool {
+    retry::is_temporary_status(status) || status == StatusCode::NOT_FOUND
 }
 
 fn passing(
