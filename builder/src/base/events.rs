@@ -35,6 +35,11 @@ pub enum Outcome {
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// Before anything is planned, a registry is asked what an image is.
+    LookingUp {
+        /// The image's name; `None`: it has answered.
+        image: Option<String>,
+    },
     /// A vertex will be needed. Sent once for each before anything runs.
     Planned {
         /// Which.
