@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{BlobRecord, SnapshotId, digest};
+use super::{BlobRecord, SnapshotId, digest, is_whole, sum};
 use crate::base::digest::{DiffId, Digest};
 use crate::store::{Database, StoreError};
 
@@ -52,16 +52,20 @@ impl Database {
 
     /// The blob of a layer made by this compressor, or `original` as it came.
     pub fn blob(&self, diff_id: &DiffId, compressor: &str) -> Result<Option<BlobRecord>, StoreError> {
-        let row: Option<(String, String, i64)> = self.with(|c| {
+        let name = diff_id.to_string();
+        let row: Option<(String, String, i64, Option<String>)> = self.with(|c| {
             c.prepare_cached(
-                "SELECT media_type, digest, size_bytes FROM blobs WHERE diff_id = ?1 AND compressor = ?2",
+                "SELECT media_type, digest, size_bytes, sum FROM blobs WHERE diff_id = ?1 AND compressor = ?2",
             )?
-            .query_row(params![diff_id.to_string(), compressor], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            .query_row(params![name, compressor], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })
             .optional()
         })?;
-        row.map(|(media_type, text, size)| {
+        let row = row.filter(|(media_type, digest, size, stated)| {
+            is_whole(stated.as_deref(), &[&name, compressor, media_type, digest, &size.to_string()])
+        });
+        row.map(|(media_type, text, size, _)| {
             Ok(BlobRecord { media_type, digest: digest(&text)?, size_bytes: size as u64 })
         })
         .transpose()
@@ -69,15 +73,11 @@ impl Database {
 
     /// Records the blob of a layer.
     pub fn add_blob(&self, diff_id: &DiffId, compressor: &str, blob: &BlobRecord) -> Result<(), StoreError> {
+        let (diff_id, digest, size) = (diff_id.to_string(), blob.digest.to_string(), blob.size_bytes as i64);
+        let sum = sum(&[&diff_id, compressor, &blob.media_type, &digest, &size.to_string()]);
         self.with(|c| {
-            c.prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![
-                    diff_id.to_string(),
-                    compressor,
-                    blob.media_type,
-                    blob.digest.to_string(),
-                    blob.size_bytes as i64
-                ])
+            c.prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![diff_id, compressor, blob.media_type, digest, size, sum])
                 .map(drop)
         })
     }
