@@ -293,6 +293,16 @@ fn set_aside(path: &Path, user: &File) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The tables of a new database.
+pub(super) fn fresh_schema() -> Result<Vec<(String, String)>, StoreError> {
+    let made = || -> rusqlite::Result<_> {
+        let mut connection = Connection::open_in_memory()?;
+        migrate(&mut connection, 0)?;
+        super::records::collect::schema(&connection)
+    };
+    made().map_err(|source| StoreError::Database { path: ":memory:".into(), source })
+}
+
 fn migrate(connection: &mut Connection, version: i64) -> Result<(), rusqlite::Error> {
     connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
     let missing = MIGRATIONS[usize::try_from(version).unwrap_or(0)..].concat();

@@ -251,6 +251,7 @@ mod tests {
             "UPDATE steps SET name = CAST(x'ff' AS TEXT)",
             "ALTER TABLE cache_mounts RENAME COLUMN last_used TO last_user",
             "DROP TABLE chains",
+            "ALTER TABLE images RENAME COLUMN media_type TO media_typd",
         ] {
             let (_dir, store) = changed(sql);
             assert!(store.check_database().is_err_and(|error| error.is_damaged_database()), "{sql}");

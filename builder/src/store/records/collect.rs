@@ -77,6 +77,9 @@ impl Database {
             if !found.is_empty() {
                 return Ok(found);
             }
+            if self.with(|c| schema(c))? != crate::store::database::fresh_schema()? {
+                return Ok(vec!["the tables are other ones than kiln makes".to_owned()]);
+            }
             self.with(|c| read_texts(c))?;
             self.rows()?;
             self.with(|c| wrong_sums(c))
@@ -124,6 +127,13 @@ impl Database {
         let snapshots = ids.iter().cloned().map(SnapshotId).collect();
         self.collect(|_| Doomed { snapshots, ..Doomed::default() }).map(drop)
     }
+}
+
+/// What the tables were made by.
+pub(in crate::store) fn schema(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement =
+        connection.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 /// Reads all texts of all tables.
