@@ -118,6 +118,10 @@ const SUMS: &str = "
 ALTER TABLE steps ADD COLUMN sum TEXT;
 ALTER TABLE blobs ADD COLUMN sum TEXT;
 ALTER TABLE downloads ADD COLUMN sum TEXT;
+ALTER TABLE layers ADD COLUMN sum TEXT;
+ALTER TABLE seekable ADD COLUMN sum TEXT;
+ALTER TABLE chains ADD COLUMN sum TEXT;
+ALTER TABLE results ADD COLUMN sum TEXT;
 ";
 
 /// The open database. One connection for each process, behind a lock that is held for single statements or short

@@ -173,7 +173,7 @@ fn digest(text: &str) -> Result<Digest, StoreError> {
 }
 
 /// What a row says of itself, for rows that decide about the bytes of an image: SQLite keeps no checksums, and a text
-/// in which a bit flipped is a text still. A row whose sum is another one is as good as none.
+/// in which a bit flipped is a text still. What can be made again is as good as gone then, the rest is damage.
 fn sum(columns: &[&str]) -> String {
     const DIGITS: usize = 16;
     let mut hasher = KeyHasher::new("kiln/row/v1");
@@ -186,6 +186,16 @@ fn sum(columns: &[&str]) -> String {
 /// Whether a row has the sum that it should have, or none, as rows of earlier versions.
 fn is_whole(stated: Option<&str>, columns: &[&str]) -> bool {
     stated.is_none_or(|stated| stated == sum(columns))
+}
+
+/// Refuses a row that does not have its sum.
+fn check(table: &str, stated: Option<&str>, columns: &[&str]) -> Result<(), StoreError> {
+    if is_whole(stated, columns) {
+        return Ok(());
+    }
+    super::database::note_damage();
+    let name = columns.first().copied().unwrap_or_default();
+    Err(StoreError::Malformed(format!("the row of {name} in {table} was changed")))
 }
 
 #[cfg(test)]
@@ -242,6 +252,33 @@ mod tests {
             let is_whole = store.check_database().is_ok();
             assert_eq!(is_whole, expected.0 && expected.1, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_row_that_names_another_snapshot_is_refused() {
+        let (_dir, store) = changed("");
+        let database = store.database();
+        let [one, two] = ["x-0", "x-1"].map(|name| SnapshotId(name.to_owned()));
+        let digest = Digest::of(b"x");
+        assert_eq!(database.claim_chain(&digest, &one).unwrap(), one);
+        assert_eq!(database.claim_chain(&digest, &two).unwrap(), one, "the first one wins");
+        assert_eq!(database.claim_result(&digest, &one).unwrap(), one);
+        database.add_layer(&one, Some(7), &DiffId(digest)).unwrap();
+        database.add_image_layer(&two, &DiffId(digest)).unwrap();
+        database.add_seekable(&DiffId(digest), "c", &DiffId(digest), &digest).unwrap();
+        assert_eq!(database.layer(&one, Some(7)).unwrap(), Some(DiffId(digest)));
+        assert_eq!(database.layer(&one, None).unwrap(), None);
+        assert_eq!(database.layer(&two, Some(7)).unwrap(), database.image_layer(&two).unwrap());
+        let change = |sql: &str| database.with(|c| c.execute_batch(sql)).unwrap();
+        change("UPDATE layers SET snapshot = 'x-2' WHERE snapshot = 'x-0'");
+        change("UPDATE chains SET snapshot = 'x-1'; UPDATE results SET snapshot = 'x-1'");
+        change("UPDATE seekable SET compressor = 'd'");
+        let is_refused = |error: StoreError| matches!(error, StoreError::Malformed(_));
+        assert!(database.layer(&SnapshotId("x-2".to_owned()), Some(7)).is_err_and(is_refused));
+        assert!(database.snapshot_of_chain(&digest).is_err_and(is_refused));
+        assert!(database.claim_result(&digest, &two).is_err_and(is_refused));
+        assert!(database.seekable(&DiffId(digest), "d").is_err_and(is_refused));
+        assert_eq!(database.problems().unwrap().len(), 4);
     }
 
     #[test]

@@ -158,8 +158,14 @@ fn read_texts(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Rows that say something else of themselves than they should.
 fn wrong_sums(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    const TABLES: [(&str, &str); 2] =
-        [("steps", "key, result"), ("blobs", "diff_id, compressor, media_type, digest, size_bytes || ''")];
+    const TABLES: [(&str, &str); 6] = [
+        ("steps", "key, result"),
+        ("blobs", "diff_id, compressor, media_type, digest, size_bytes || ''"),
+        ("layers", "snapshot, epoch, diff_id"),
+        ("seekable", "plain_diff_id, compressor, diff_id, toc_digest"),
+        ("chains", "chain, snapshot"),
+        ("results", "result, snapshot"),
+    ];
     let mut wrong = Vec::new();
     for (table, columns) in TABLES {
         let mut statement =
@@ -170,10 +176,7 @@ fn wrong_sums(connection: &Connection) -> rusqlite::Result<Vec<String>> {
             let texts: Vec<String> = (0..count).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
             let columns: Vec<&str> = texts.iter().skip(1).map(String::as_str).collect();
             if !is_whole(texts.first().map(String::as_str), &columns) {
-                wrong.push(format!(
-                    "the record of {} in {table} was changed",
-                    columns.first().unwrap_or(&"?")
-                ));
+                wrong.push(format!("the row of {} in {table} was changed", columns.first().unwrap_or(&"?")));
             }
         }
     }
