@@ -179,6 +179,22 @@ impl<W: std::io::Write> HashingWriter<W> {
         Self { inner, hasher: Sha256::new(), size_bytes: 0 }
     }
 
+    /// The inner writer, for what is no writing.
+    pub(super) fn inner_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
+    /// Hashes and counts from here on.
+    pub(super) fn forget(&mut self) {
+        self.hasher = Sha256::new();
+        self.size_bytes = 0;
+    }
+
+    /// The digest of what went through so far.
+    pub fn digest(&self) -> Digest {
+        Digest(self.hasher.clone().finalize().into())
+    }
+
     /// The inner writer, the digest and the number of bytes that went through.
     pub fn finish(self) -> (W, Digest, u64) {
         (self.inner, Digest(self.hasher.finalize().into()), self.size_bytes)

@@ -35,6 +35,11 @@ pub enum Outcome {
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// Before anything is planned, a registry is asked what an image is.
+    LookingUp {
+        /// The image's name; `None`: it has answered.
+        image: Option<String>,
+    },
     /// A vertex will be needed. Sent once for each before anything runs.
     Planned {
         /// Which.
@@ -93,6 +98,12 @@ pub enum Event {
 /// Where events go. Cheap to clone; may be called from any thread.
 #[derive(Clone)]
 pub struct EventSink(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Default for EventSink {
+    fn default() -> Self {
+        Self::none()
+    }
+}
 
 impl EventSink {
     /// Sends every event to `consumer`.

@@ -7,3 +7,4 @@ pub mod events;
 pub mod limits;
 pub mod mode;
 pub mod parallel;
+pub mod sink;

@@ -79,7 +79,8 @@ fn run_course(
     }
     course.arguments = plan::arguments(&parsed.buildfile);
     let config = lint::configuration(&parsed.buildfile, request)?;
-    let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
+    let resolver =
+        Resolver::new(environment, request.pull, request.cancel.clone()).reporting(&request.events);
     // What fails because the build was stopped (a request that was broken off, a layer half written) is no failure.
     let unless_stopped = |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
     let plan =

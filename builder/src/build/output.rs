@@ -240,6 +240,13 @@ impl Writer<'_> {
     fn warn_of_many(&self, result: &StepResult, layers: usize) {
         let own = merge::own_layers(result);
         let base = result.state.layers.len() - own;
+        if let Some(max) = self.request.merge.max_layers.filter(|max| layers > *max) {
+            self.request.events.warn(format!(
+                "the image has {layers} layers, more than --max-layers {max}: {base} of them are the base's; only \
+                 --squash=all makes them fewer"
+            ));
+            return;
+        }
         if layers <= MANY_LAYERS {
             return;
         }

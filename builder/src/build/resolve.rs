@@ -11,6 +11,7 @@ use super::Environment;
 use crate::base::cancel::CancelToken;
 use crate::base::causes::one_line as explain;
 use crate::base::digest::Digest;
+use crate::base::events::{Event, EventSink};
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::context::layout::{self, Layout, LayoutRef};
 use crate::image::config::ImageConfig;
@@ -41,6 +42,7 @@ pub struct Resolver<'a> {
     environment: Environment<'a>,
     pull: PullPolicy,
     cancel: CancelToken,
+    events: EventSink,
     /// Layouts by path, opened once.
     layouts: Mutex<Vec<Arc<Layout>>>,
 }
@@ -48,7 +50,12 @@ pub struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     /// A resolver for one build.
     pub fn new(environment: Environment<'a>, pull: PullPolicy, cancel: CancelToken) -> Self {
-        Self { environment, pull, cancel, layouts: Mutex::default() }
+        Self { environment, pull, cancel, events: EventSink::none(), layouts: Mutex::default() }
+    }
+
+    /// Tells when a registry is asked.
+    pub fn reporting(self, events: &EventSink) -> Self {
+        Self { events: events.clone(), ..self }
     }
 
     fn layout(&self, reference: &LayoutRef) -> Result<(usize, Arc<Layout>), layout::LayoutError> {
@@ -256,7 +263,9 @@ impl ImageResolver for Resolver<'_> {
         if self.cancel.is_cancelled() {
             return Err(ResolveError { message: "cancelled".to_owned(), hint: None });
         }
+        self.events.send(Event::LookingUp { image: Some(reference.familiar()) });
         let resolved = self.in_registry(&reference, &request.platform).map(Arc::new);
+        self.events.send(Event::LookingUp { image: None });
         // The plan has a finding about platforms that do not fit.
         resolved.or_else(|error| for_another.ok_or(error))
     }

@@ -58,7 +58,8 @@ pub fn run(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
 }
 
 fn attempt(environment: Environment<'_>, request: &RunRequest) -> Result<u8, BuildError> {
-    let resolver = Resolver::new(environment, request.pull, request.cancel.clone());
+    let resolver =
+        Resolver::new(environment, request.pull, request.cancel.clone()).reporting(&request.events);
     let wanted = ImageRequest { name: request.image.clone(), platform: request.platform.clone() };
     let image = resolver.resolve(&wanted)?;
     let config = &image.config.config;

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Cache, CacheError, Tag};
 use crate::base::digest::{Digest, HashingWriter};
 use crate::base::limits::MAX_METADATA_BYTES;
+use crate::base::sink::BlobSink;
 use crate::image::manifest::{Descriptor, Index, media_type, to_bytes};
 use crate::image::reference::Reference;
 use crate::registry::BlobSource;
@@ -138,7 +139,7 @@ impl Cache for DirectoryCache {
     fn blob(
         &self,
         blob: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), CacheError> {
         let path = self.path.join(Self::blob_name(&blob.digest));

@@ -19,7 +19,7 @@ mod registry;
 mod tests;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use artifact::{Artifact, Small};
@@ -27,6 +27,7 @@ pub use directory::DirectoryCache;
 pub use registry::RegistryCache;
 
 use crate::base::digest::{CacheKey, Digest};
+use crate::base::sink::BlobSink;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::registry::{BlobSource, Client, RegistryError};
@@ -162,8 +163,12 @@ pub trait Cache: Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the blob is not there, or not what it should be, or `sink` failed.
-    fn blob(&self, blob: &Descriptor, sink: &mut dyn Write, progress: &dyn Fn(u64))
-    -> Result<(), CacheError>;
+    fn blob(
+        &self,
+        blob: &Descriptor,
+        sink: &mut dyn BlobSink,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), CacheError>;
 
     /// Whether a blob is there, or came from one of the repositories `beside` without being sent.
     ///

@@ -3,11 +3,11 @@
 //! Invariants: a repository that does not exist yet is an empty cache.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use super::{Cache, CacheError, Tag};
 use crate::base::digest::Digest;
+use crate::base::sink::BlobSink;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::registry::{BlobSource, Client, PushOptions, RegistryError};
@@ -56,7 +56,7 @@ impl Cache for RegistryCache {
     fn blob(
         &self,
         blob: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), CacheError> {
         Ok(self.client.blob(&self.reference, blob, sink, progress)?)

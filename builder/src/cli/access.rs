@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::args::access::{AccessArgs, Login};
 use super::settings;
 use crate::base::cancel::CancelToken;
+use crate::base::events::EventSink;
 use crate::net::{Net, NetOptions};
 use crate::registry::{self, Client, Credential};
 use crate::ui::failure::{Failure, Kind};
@@ -70,10 +71,19 @@ impl Access {
         Net::new(self.net.clone()).map_err(|e| Failure::from_error(Kind::Config, &e))
     }
 
-    /// A client that stops with `cancel`.
-    pub(super) fn client(&self, net: &Net, cancel: &CancelToken) -> Result<Client, Failure> {
-        let options =
-            registry::Options { net: net.clone(), cancel: cancel.clone(), ..self.registries.clone() };
+    /// A client that stops with `cancel` and tells `notices` what is no failure.
+    pub(super) fn client(
+        &self,
+        net: &Net,
+        cancel: &CancelToken,
+        notices: EventSink,
+    ) -> Result<Client, Failure> {
+        let options = registry::Options {
+            net: net.clone(),
+            cancel: cancel.clone(),
+            notices,
+            ..self.registries.clone()
+        };
         Client::new(options).map_err(|e| Failure::from_error(Kind::Config, &e))
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
     }
     let access = access(&args)?;
     let net = access.net()?;
-    let registry = access.client(&net, &cancel)?;
+    let registry = access.client(&net, &cancel, progress.sink())?;
     let git = GitEnvironment::pick(std::env::vars_os());
     let host_ids = args.userns == UserNamespace::Host;
     if let Some(notice) = session::host_ids_notice(privilege, host_ids) {

@@ -48,7 +48,7 @@ pub(super) fn debug(root: Option<PathBuf>, args: &DebugArgs) -> Result<u8, Failu
     }
     let access = Access::new(&args.access, &BTreeSet::new(), BTreeSet::new())?;
     let net = access.net()?;
-    let registry = access.client(&net, &cancel)?;
+    let registry = access.client(&net, &cancel, warnings())?;
     let git = GitEnvironment::pick(std::iter::empty());
     let given = PrivilegeArgs {
         devices: args.devices.clone(),

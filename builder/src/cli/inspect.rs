@@ -29,12 +29,12 @@ pub(super) fn inspect(root: Option<PathBuf>, args: &InspectArgs) -> Result<u8, F
     let fail = |error: TransferError| of_transfer(&error);
     let origin = Origin::open(&args.image, store.as_ref(), &client).map_err(fail)?;
     let content = &*origin.content;
-    if args.raw && args.platform.is_none() {
+    if args.raw && args.choice.platform.is_none() {
         let bytes = content.document(&origin.root).map_err(fail)?;
         return printed(&bytes);
     }
     let index = index_of(content, &origin.root).map_err(fail)?;
-    let platform = chosen(args.platform.as_ref(), index.as_ref());
+    let platform = chosen(args.choice.platform.as_ref(), index.as_ref());
     let inventory = Inventory::read(content, &origin.root, Some(&platform)).map_err(fail)?;
     if args.raw {
         return printed(&inventory.root().bytes);

@@ -11,6 +11,7 @@ use super::args::access::{AccessArgs, Login};
 use super::args::{LoginArgs, LogoutArgs};
 use super::failure::of_registry;
 use crate::base::cancel::CancelToken;
+use crate::base::events::EventSink;
 use crate::registry::{self, KeptIn, LoginCheck};
 use crate::ui::failure::{Failure, Kind};
 use crate::ui::{print, terminal};
@@ -55,7 +56,7 @@ pub(super) fn login(args: &LoginArgs) -> Result<u8, Failure> {
         ..AccessArgs::default()
     };
     let access = Access::new(&access, &BTreeSet::from([registry.clone()]), BTreeSet::new())?;
-    let client = access.client(&access.net()?, &CancelToken::new())?;
+    let client = access.client(&access.net()?, &CancelToken::new(), EventSink::none())?;
     let check = client.check_login(registry).map_err(|error| match &error {
         registry::RegistryError::Denied { .. } => {
             let failure = Failure::from_error(Kind::Network, &error);

@@ -6,7 +6,7 @@ use super::args::manifest::{
     ManifestAddArgs, ManifestAnnotateArgs, ManifestArgs, ManifestCommand, ManifestCreateArgs,
     ManifestInspectArgs,
 };
-use super::args::transfer::{Format, InspectArgs};
+use super::args::transfer::{ChoiceArgs, Format, InspectArgs};
 use super::compare::existing_store;
 use super::failure::of_transfer;
 use super::transfer::{Mover, access_for};
@@ -68,7 +68,7 @@ fn annotate(root: Option<PathBuf>, args: &ManifestAnnotateArgs) -> Result<u8, Fa
 fn inspect(root: Option<PathBuf>, args: ManifestInspectArgs) -> Result<u8, Failure> {
     let args = InspectArgs {
         image: args.list,
-        platform: None,
+        choice: ChoiceArgs { platform: None },
         format: Format::default(),
         raw: true,
         config: false,

@@ -37,7 +37,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
     }
     let access = Access::new(&args.access, &BTreeSet::from_iter(registry_of(&args.image)), BTreeSet::new())?;
     let net = access.net()?;
-    let registry = access.client(&net, &cancel)?;
+    let registry = access.client(&net, &cancel, with_warnings(progress.sink()))?;
     let git = GitEnvironment::pick(std::iter::empty());
     let host_ids = args.userns == UserNamespace::Host;
     if let Some(notice) = session::host_ids_notice(privilege, host_ids) {

@@ -196,6 +196,8 @@ pub(super) fn install_alias(args: &InstallAliasArgs) -> Result<u8, Failure> {
         ..Failure::new(failure::Kind::User, format!("cannot make `{}`", link.display()))
     };
     let program = std::env::current_exe().map_err(fail)?;
+    // A new user has no ~/bin yet.
+    std::fs::create_dir_all(&args.directory).map_err(fail)?;
     if args.force && link.symlink_metadata().is_ok() {
         std::fs::remove_file(&link).map_err(fail)?;
     }

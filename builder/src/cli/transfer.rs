@@ -38,7 +38,7 @@ pub(super) fn pull(root: Option<PathBuf>, args: &PullArgs) -> Result<u8, Failure
     let targets = args.images.iter().map(|image| image.registry.clone()).collect();
     let client = mover.client(&Access::new(&args.access, &targets, BTreeSet::new())?)?;
     let host = Platform::host();
-    let platform = (!args.all_platforms).then(|| args.platform.as_ref().unwrap_or(&host));
+    let platform = (!args.all_platforms).then(|| args.choice.platform.as_ref().unwrap_or(&host));
     for image in &args.images {
         let place = Place::Registry(image.clone());
         let origin = Origin::open(&place, None, &client).map_err(|e| of_transfer(&e))?;
@@ -74,10 +74,10 @@ pub(super) fn push(root: Option<PathBuf>, args: &PushArgs) -> Result<u8, Failure
     };
     let client = mover.client(&access_for(&args.access, [destination.reference()])?)?;
     let content = &*origin.content;
-    let inventory =
-        Inventory::read(content, &origin.root, args.platform.as_ref()).map_err(|e| of_transfer(&e))?;
+    let inventory = Inventory::read(content, &origin.root, args.delivery.platform.as_ref())
+        .map_err(|e| of_transfer(&e))?;
     mover.deliver(content, &inventory, &destination, &client, None, "pushed")?;
-    finish(&mover, &inventory, args.digestfile.as_deref())
+    finish(&mover, &inventory, args.delivery.digestfile.as_deref())
 }
 
 /// `kiln copy`.
@@ -108,10 +108,10 @@ pub(super) fn copy(root: Option<PathBuf>, args: &CopyArgs) -> Result<u8, Failure
     // An archive for docker holds one platform; there is no question which when none is named.
     let host = Platform::host();
     let one = matches!(args.destination, Place::DockerArchive(..)).then_some(&host);
-    let inventory = Inventory::read(content, &origin.root, args.platform.as_ref().or(one))
+    let inventory = Inventory::read(content, &origin.root, args.delivery.platform.as_ref().or(one))
         .map_err(|e| of_transfer(&e))?;
     mover.deliver(content, &inventory, &args.destination, &client, store.as_ref(), "copied to")?;
-    finish(&mover, &inventory, args.digestfile.as_deref())
+    finish(&mover, &inventory, args.delivery.digestfile.as_deref())
 }
 
 /// `kiln tag`.
@@ -166,7 +166,7 @@ impl Mover {
     }
 
     pub(super) fn client(&self, access: &Access) -> Result<Client, Failure> {
-        access.client(&access.net()?, &self.cancel)
+        access.client(&access.net()?, &self.cancel, self.progress.sink())
     }
 
     /// Writes an image wherever it is to go.

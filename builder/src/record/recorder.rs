@@ -182,7 +182,10 @@ impl Inner {
                 live.took = *took;
                 self.close_log(*step);
             }
-            Event::Waiting { .. } | Event::Progress { .. } | Event::Warning { .. } => {}
+            Event::LookingUp { .. }
+            | Event::Waiting { .. }
+            | Event::Progress { .. }
+            | Event::Warning { .. } => {}
         }
     }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
 use super::credentials::Credential;
@@ -78,7 +78,10 @@ impl Inner {
         call: &Call<'_>,
         headers: &HeaderMap,
     ) -> Result<bool, RegistryError> {
-        let challenges = parse_challenges(headers);
+        let mut challenges = parse_challenges(headers);
+        if challenges.is_empty() {
+            challenges = self.root_challenges(call).await?;
+        }
         let registry = &call.endpoint.registry;
         let lookup = self.lookup(registry, &call.reference.repository);
         let token = if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
@@ -105,6 +108,18 @@ impl Inner {
         let same = tokens.get(&key).is_some_and(|old| token.expires.is_none() && old.value == token.value);
         tokens.insert(key, token);
         Ok(!same)
+    }
+
+    /// The challenges of the API's root: some registries make none elsewhere, since docker asks there first.
+    async fn root_challenges(&self, call: &Call<'_>) -> Result<Vec<Challenge>, RegistryError> {
+        let Ok(url) = call.endpoint.base.join("/v2/") else { return Ok(Vec::new()) };
+        if url == call.url {
+            return Ok(Vec::new());
+        }
+        let root = Call::get(call.endpoint, call.reference, url);
+        let response = self.options.net.send(root.request(None)).await?;
+        let challenged = response.status() == StatusCode::UNAUTHORIZED;
+        Ok(if challenged { parse_challenges(response.headers()) } else { Vec::new() })
     }
 
     async fn bearer(

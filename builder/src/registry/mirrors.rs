@@ -1,13 +1,17 @@
 //! Mirrors: other places that may have what a registry has. They are read from, never written to.
 //!
-//! Invariants: a digest is verified wherever its content came from; a mirror that does not answer is no failure, and is
-//! not asked again by this process.
+//! Invariants: a digest is verified wherever its content came from; a mirror that does not answer, or gives something
+//! else than it was asked for, is no failure; it is told, and not asked again by this process.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::endpoint::Endpoint;
+use super::pull::Origin;
 use super::{Inner, RawManifest, RegistryError};
+use crate::base::causes::one_line;
+use crate::base::digest::HashingWriter;
+use crate::base::sink::BlobSink;
+use crate::image::manifest::Descriptor;
 use crate::image::reference::{Reference, ReferenceError};
 
 /// A mirror: a host, and a path below which it has the registry's repositories.
@@ -65,11 +69,27 @@ impl Inner {
         good.map(|mirror| mirror.of(reference)).collect()
     }
 
-    /// A mirror that lacks something may have the next thing; one that fails in another way is left alone.
+    /// Whether there is a mirror that is still good.
+    pub(super) fn asks_mirrors(&self, reference: &Reference) -> bool {
+        !self.mirrored(reference).is_empty()
+    }
+
+    /// A mirror that lacks something may have the next thing; one that fails in another way is left alone, which is told
+    /// once.
     fn note_failure(&self, mirror: &Reference, error: &RegistryError) {
-        if !matches!(error, RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. }) {
+        let lacks = matches!(error, RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. });
+        if lacks || error.is_cancelled() {
+            return;
+        }
+        let fresh = {
             let mut given_up = self.lost_mirrors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            given_up.insert(mirror.registry.clone());
+            given_up.insert(mirror.registry.clone())
+        };
+        if fresh {
+            let why = one_line(error);
+            self.options
+                .notices
+                .warn(format!("mirror `{}` is left alone from here on: {why}", mirror.registry));
         }
     }
 
@@ -84,21 +104,36 @@ impl Inner {
         self.manifest_at(reference).await
     }
 
-    /// Endpoints of the mirrors for a blob, with the names that the repository has there.
-    pub(super) async fn mirrors_for_blob(&self, reference: &Reference) -> Vec<(Endpoint, Reference)> {
-        let mut places = Vec::new();
+    /// A blob from the first mirror that has the right one; false when none has. Nothing is in `sink` then.
+    pub(super) async fn blob_from_mirrors(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        sink: &mut HashingWriter<&mut dyn BlobSink>,
+        progress: &dyn Fn(u64),
+    ) -> Result<bool, RegistryError> {
         for mirror in self.mirrored(reference) {
-            match self.endpoint(&mirror.registry).await {
-                Ok(endpoint) => places.push((endpoint, mirror)),
+            let endpoint = match self.endpoint(&mirror.registry).await {
+                Ok(endpoint) => endpoint,
+                Err(error) => {
+                    self.note_failure(&mirror, &error);
+                    continue;
+                }
+            };
+            let origin = Origin::registry(&endpoint, &mirror, descriptor)?;
+            let mut received = 0;
+            match self.blob_from(&origin, descriptor, &mut received, sink, progress).await {
+                Ok(()) => return Ok(true),
+                Err(error @ RegistryError::Sink { .. }) => return Err(error),
                 Err(error) => self.note_failure(&mirror, &error),
             }
+            if received > 0 {
+                let fail = |source| RegistryError::Sink { url: reference.familiar(), source };
+                sink.restart().map_err(fail)?;
+                progress(0);
+            }
         }
-        places
-    }
-
-    /// Notes that a mirror could not give a blob.
-    pub(super) fn note_blob_failure(&self, mirror: &Reference, error: &RegistryError) {
-        self.note_failure(mirror, error);
+        Ok(false)
     }
 }
 

@@ -7,12 +7,13 @@
 //!   into a message.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::base::cancel::CancelToken;
 use crate::base::digest::Digest;
+use crate::base::events::EventSink;
+use crate::base::sink::BlobSink;
 use crate::image::manifest::{Descriptor, Manifest};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -61,6 +62,8 @@ pub struct Options {
     pub cert_dir: Option<PathBuf>,
     /// Stops every call, unless [`Client::stopped_by`] says otherwise.
     pub cancel: CancelToken,
+    /// Hears what the user should know although it is no failure, such as a mirror that is left alone.
+    pub notices: EventSink,
 }
 
 /// What is known of a registry.
@@ -179,16 +182,22 @@ impl Client {
         self.run(self.0.head_manifest(reference))
     }
 
-    /// Streams a blob into `sink` and verifies it. What the sink got counts only when this returns `Ok`.
+    /// Streams a blob into `sink` and verifies it. What the sink got counts only when this returns `Ok`; it is restarted
+    /// when a mirror gave something wrong.
     /// `progress` hears the number of bytes so far.
     pub fn blob(
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), RegistryError> {
         self.run(self.0.blob(reference, descriptor, sink, progress))
+    }
+
+    /// Whether a mirror would be asked before the registry of `reference`.
+    pub fn asks_mirrors(&self, reference: &Reference) -> bool {
+        self.0.asks_mirrors(reference)
     }
 
     /// A small blob, such as an image config.

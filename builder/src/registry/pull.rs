@@ -1,7 +1,8 @@
 //! Reading: manifests, and blobs that go on where a cut connection left off.
 //!
 //! Invariants: manifests are verified before they are parsed; a document that could be read as an index and as a
-//! manifest is refused (CVE-2021-41190); a blob's digest and size are verified over what the sink got.
+//! manifest is refused (CVE-2021-41190); a blob's digest and size are verified over what the sink got; nothing that a
+//! mirror gave stays in a sink unless the mirror gave all of the right blob.
 
 use std::io::Write;
 
@@ -14,6 +15,7 @@ use super::exchange::{Call, Whole};
 use super::{Inner, ManifestHead, RawManifest, RegistryError, ResolvedManifest};
 use crate::base::digest::{Digest, HashingWriter};
 use crate::base::limits::MAX_METADATA_BYTES;
+use crate::base::sink::BlobSink;
 use crate::image::manifest::{Descriptor, Index, Manifest, media_type};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -26,12 +28,22 @@ const DIGEST_HEADER: &str = "docker-content-digest";
 const MAX_INDEX_DEPTH: usize = 3;
 
 /// Where a blob comes from.
-struct Origin<'a> {
+pub(super) struct Origin<'a> {
     call: Call<'a>,
     /// False for the foreign URLs of a descriptor, which have nothing to do with the registry.
     registry: bool,
-    /// Another place that may have it: no failure of its counts.
-    mirror: bool,
+}
+
+impl<'a> Origin<'a> {
+    /// The registry of an endpoint, or a mirror.
+    pub(super) fn registry(
+        endpoint: &'a Endpoint,
+        reference: &'a Reference,
+        descriptor: &Descriptor,
+    ) -> Result<Self, RegistryError> {
+        let url = endpoint.url(reference, &format!("blobs/{}", descriptor.digest))?;
+        Ok(Self { call: Call::get(endpoint, reference, url), registry: true })
+    }
 }
 
 impl Inner {
@@ -171,27 +183,19 @@ impl Inner {
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), RegistryError> {
-        let mirrors = self.mirrors_for_blob(reference).await;
-        let endpoint = self.endpoint(&reference.registry).await?;
         let mut sink = HashingWriter::new(sink);
+        if self.blob_from_mirrors(reference, descriptor, &mut sink, progress).await? {
+            return Ok(());
+        }
+        let endpoint = self.endpoint(&reference.registry).await?;
         let mut received = 0;
         let mut missing = None;
-        for origin in origins(&mirrors, &endpoint, reference, descriptor)? {
-            match self.transfer(&origin, descriptor.size, &mut received, &mut sink, progress).await {
-                Ok(()) => {
-                    let url = redacted(&origin.call.url);
-                    let (_, actual, _) = sink.finish();
-                    if actual != descriptor.digest {
-                        return Err(RegistryError::WrongDigest { url, expected: descriptor.digest, actual });
-                    }
-                    return Ok(());
-                }
-                Err(error) if origin.mirror && !matches!(error, RegistryError::Sink { .. }) => {
-                    self.note_blob_failure(origin.call.reference, &error);
-                }
+        for origin in origins(&endpoint, reference, descriptor)? {
+            match self.blob_from(&origin, descriptor, &mut received, &mut sink, progress).await {
+                Ok(()) => return Ok(()),
                 // The next origin is asked for the rest; the digest tells in the end whether it fits.
                 Err(
                     error @ (RegistryError::Status { .. }
@@ -204,6 +208,24 @@ impl Inner {
             }
         }
         Err(missing.expect("invariant: the registry itself is always an origin"))
+    }
+
+    /// Fills `sink` from `received` on and verifies what is in it then.
+    pub(super) async fn blob_from(
+        &self,
+        origin: &Origin<'_>,
+        descriptor: &Descriptor,
+        received: &mut u64,
+        sink: &mut HashingWriter<&mut dyn BlobSink>,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), RegistryError> {
+        self.transfer(origin, descriptor.size, received, sink, progress).await?;
+        let actual = sink.digest();
+        if actual == descriptor.digest {
+            return Ok(());
+        }
+        let (url, expected) = (redacted(&origin.call.url), descriptor.digest);
+        Err(RegistryError::WrongDigest { url, expected, actual })
     }
 
     /// Moves the bytes from `received` on into `sink`, over as many connections as it takes.
@@ -326,31 +348,23 @@ fn manifest_call<'a>(
     Ok(call)
 }
 
-/// Mirrors, the registry, and the URLs of a foreign layer: those before the registry when the media type says that it
-/// need not have it.
+/// The registry, and the URLs of a foreign layer: those before the registry when the media type says that it need not
+/// have it.
 fn origins<'a>(
-    mirrors: &'a [(Endpoint, Reference)],
     endpoint: &'a Endpoint,
     reference: &'a Reference,
     descriptor: &Descriptor,
 ) -> Result<Vec<Origin<'a>>, RegistryError> {
-    let url = endpoint.url(reference, &format!("blobs/{}", descriptor.digest))?;
-    let own = Origin { call: Call::get(endpoint, reference, url), registry: true, mirror: false };
     let foreign = descriptor.urls.iter().filter_map(|url| Url::parse(url).ok());
     let mut origins: Vec<_> = foreign
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
-        .map(|url| Origin { call: Call::get(endpoint, reference, url), registry: false, mirror: false })
+        .map(|url| Origin { call: Call::get(endpoint, reference, url), registry: false })
         .collect();
     let elsewhere =
         descriptor.media_type.contains("nondistributable") || descriptor.media_type.contains(".foreign.");
+    let own = Origin::registry(endpoint, reference, descriptor)?;
     origins.insert(if elsewhere { origins.len() } else { 0 }, own);
-    let mut all = Vec::new();
-    for (endpoint, name) in mirrors {
-        let url = endpoint.url(name, &format!("blobs/{}", descriptor.digest))?;
-        all.push(Origin { call: Call::get(endpoint, name, url), registry: true, mirror: true });
-    }
-    all.extend(origins);
-    Ok(all)
+    Ok(origins)
 }
 
 /// `Docker-Content-Digest`. An algorithm that kiln does not know says nothing, unless it is all there is.

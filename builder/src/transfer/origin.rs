@@ -1,13 +1,14 @@
 //! Where images come from.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use super::docker_archive::DockerArchive;
 use super::stream::RemoteBlob;
 use super::{Place, TransferError, find_in_store};
 use crate::base::digest::Digest;
 use crate::base::limits::MAX_METADATA_BYTES;
+use crate::base::sink::BlobSink;
 use crate::context::layout::{Layout, LayoutError, LayoutRef};
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
@@ -28,7 +29,7 @@ pub trait Content: Sync {
     fn fetch(
         &self,
         descriptor: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), TransferError> {
         let fail = |source| TransferError::Read { digest: descriptor.digest, source };
@@ -185,7 +186,7 @@ impl Content for RegistryContent {
     fn fetch(
         &self,
         descriptor: &Descriptor,
-        sink: &mut dyn Write,
+        sink: &mut dyn BlobSink,
         progress: &dyn Fn(u64),
     ) -> Result<(), TransferError> {
         Ok(self.client.blob(&self.reference, descriptor, sink, progress)?)

@@ -1,11 +1,13 @@
 //! A blob of a registry as a reader: a thread pulls it while another one, who pushes or writes it, reads.
 //!
 //! Invariants: the reader's end is reported only after the blob was verified; a reader that is dropped early ends the
-//! thread at its next write.
+//! thread at its next write; what was handed on cannot be taken back, so a blob that a mirror may give is read to its end
+//! into a temporary file first.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Seek as _, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use crate::base::sink::BlobSink;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::registry::{Client, RegistryError};
@@ -32,7 +34,10 @@ impl RemoteBlob {
         let (client, reference, descriptor) = (client.clone(), reference.clone(), descriptor.clone());
         let pull = move || {
             let mut sink = Sink(sender.clone());
-            let pulled = client.blob(&reference, &descriptor, &mut sink, &|_| ());
+            let pulled = match client.asks_mirrors(&reference) {
+                true => by_way_of_a_file(&client, &reference, &descriptor, &mut sink),
+                false => client.blob(&reference, &descriptor, &mut sink, &|_| ()),
+            };
             // A reader that went away needs no answer.
             let _ = sender.send(pulled.map_or_else(Piece::Failed, |()| Piece::Verified));
         };
@@ -40,6 +45,19 @@ impl RemoteBlob {
         let _ = std::thread::Builder::new().name("pull".to_owned()).spawn(pull);
         Self { pieces, current: io::Cursor::default(), verified: false }
     }
+}
+
+fn by_way_of_a_file(
+    client: &Client,
+    reference: &Reference,
+    descriptor: &Descriptor,
+    sink: &mut Sink,
+) -> Result<(), RegistryError> {
+    let fail = |source| RegistryError::Sink { url: reference.familiar(), source };
+    let mut file = BufWriter::with_capacity(256 * 1024, tempfile::tempfile().map_err(fail)?);
+    client.blob(reference, descriptor, &mut file, &|_| ())?;
+    file.rewind().map_err(fail)?;
+    io::copy(file.get_mut(), sink).map(drop).map_err(fail)
 }
 
 impl Read for RemoteBlob {
@@ -70,5 +88,12 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl BlobSink for Sink {
+    /// Nothing but a mirror's mistake asks for this, and mirrors do not write here.
+    fn restart(&mut self) -> io::Result<()> {
+        Err(io::Error::other("what was handed on cannot be taken back"))
     }
 }

@@ -263,7 +263,7 @@ impl Inner {
         }
         match &mut self.display {
             Display::Silent | Display::Json(_) => {}
-            Display::Plain(plain) => plain.tick(now),
+            Display::Plain(plain) => plain.tick(&self.steps, now),
             Display::Tty(tty) => tty.draw(&self.steps, now),
         }
     }

@@ -100,7 +100,9 @@ fn called_as_build_it_is_kiln_build() {
     assert_eq!(fs::read_to_string(project.path("out/f")).expect("file"), "x");
     project.run(&["install-alias", "bin"]).fails(1, &["bin/build", "--force"]);
     project.run(&["install-alias", "--force", "bin"]).ok();
-    project.run(&["install-alias", "nowhere"]).fails(1, &["nowhere/build"]);
+    project.run(&["install-alias", "new/bin"]).ok();
+    assert!(project.path("new/bin/build").exists(), "the directory was not made");
+    project.run(&["install-alias", "new/bin/build"]).fails(1, &["new/bin/build/build"]);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::num::NonZero;
 
-use crate::project::Project;
+use crate::base;
+use crate::project::{Project, skipped};
 use crate::pty::Session;
+use crate::registry::Registry;
 
 /// Steps with long names, long and restless output, output that tries to command the terminal, and wide characters.
 const BUILDFILE: &str = "FROM base AS one\n\
@@ -95,7 +97,7 @@ fn check(shown: &Shown, columns: usize, step_line: impl Fn(&str) -> bool) {
 
 #[test]
 fn every_step_has_one_line_and_no_line_wraps_at_any_size() {
-    for (rows, columns) in [(24, 80), (50, 200), (24, 30), (6, 80), (24, 132)] {
+    for (rows, columns) in [(24, 80), (50, 200), (24, 40), (24, 30), (6, 80), (24, 132)] {
         let Some(project) = Project::with_base() else { return };
         let project = project.buildfile(BUILDFILE);
         let shown = build(&project, rows, columns, columns == 132);
@@ -113,4 +115,131 @@ fn every_step_has_one_line_and_no_line_wraps_at_any_size() {
         assert!(lines.iter().any(|line| line.contains("CACHED")), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("  ran")), "{lines:?}");
     }
+}
+
+/// The terminal with another size, its lines wrapped anew as terminals do; the cursor rests behind what was drawn.
+fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser {
+    let old_columns = parser.screen().size().1.get();
+    let cursor = parser.screen().cursor_position().0;
+    let screen = parser.screen_mut();
+    screen.set_scrollback(usize::MAX);
+    let mut whole = String::new();
+    let mut add = |screen: &vt100::Screen, row: u16| {
+        whole.extend(screen.rows(0, old_columns).nth(usize::from(row)));
+        if !screen.row_wrapped(row) {
+            whole.push_str("\r\n");
+        }
+    };
+    for above in (1..=screen.scrollback()).rev() {
+        screen.set_scrollback(above);
+        add(screen, 0);
+    }
+    screen.set_scrollback(0);
+    for row in 0..cursor {
+        add(screen, row);
+    }
+    let mut parser = vt100::Parser::new(size(rows), size(columns), 10_000);
+    parser.process(whole.as_bytes());
+    parser
+}
+
+/// A build at a terminal that is made narrower, wider and narrower again meanwhile: what is left in the end.
+fn build_and_resize(project: &Project, registry: &Registry, layer: &str) -> String {
+    const SIZES: [(u16, u16); 4] = [(24, 100), (24, 40), (30, 150), (24, 80)];
+    registry.hold(Some(layer));
+    let layout = format!("base=oci-layout://{}", project.path("base").display());
+    let mut command = project.kiln(["build", "-t", "app", "--build-context", &layout, "context"]);
+    let mut session = Session::start(command.env("TERM", "xterm"), SIZES[0].0, SIZES[0].1);
+    let mut resized = Vec::new();
+    for (rows, columns) in &SIZES[1..] {
+        // Frames come as long as the registry waits.
+        for _ in 0..4 {
+            session.wait_for("[+]");
+        }
+        resized.push(session.resize_at_rest(*rows, *columns));
+    }
+    for _ in 0..4 {
+        session.wait_for("[+]");
+    }
+    registry.hold(None);
+    let (code, bytes) = session.end();
+    assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&bytes));
+
+    let mut parser = vt100::Parser::new(size(SIZES[0].0), size(SIZES[0].1), 10_000);
+    let mut begin = 0;
+    for (at, (rows, columns)) in resized.into_iter().zip(&SIZES[1..]) {
+        parser.process(&bytes[begin..at]);
+        parser = reflow(&mut parser, *rows, *columns);
+        begin = at;
+    }
+    parser.process(&bytes[begin..]);
+    lines(&mut parser, SIZES[SIZES.len() - 1].1).join("\n")
+}
+
+fn is_clean(text: &str) -> bool {
+    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    let steps = [
+        " => [one 2/2]",
+        " => [two 1/2]",
+        " => [two 2/2]",
+        " => [stage-2 2/3]",
+        " => [stage-2 3/3]",
+        " => exporting",
+    ];
+    steps.iter().all(|step| count(step) == 1)
+        && count("built app:latest") == 1
+        && !text.contains("[+]")
+        && !text.lines().any(|line| line.starts_with("    "))
+}
+
+#[test]
+fn a_terminal_that_changes_its_size_keeps_one_line_for_each_step() {
+    // Another layer than that of `base`, which is here already.
+    let more = [base::Member::File("slow", 0o644, b"slow")];
+    let slow = match base::busybox_with(&more) {
+        Ok(slow) => slow,
+        Err(why) => return skipped(&why),
+    };
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&slow.blobs[&slow.manifest]).expect("a manifest");
+    let layer = manifest["layers"][0]["digest"].as_str().expect("a digest");
+    // A size that changes between kiln's look at it and the write that follows spoils a frame; no program can help that.
+    let mut last = String::new();
+    for _ in 0..3 {
+        let Some(project) = Project::with_base() else { return };
+        let registry = Registry::start();
+        registry.add("slow", "1", &slow);
+        let project = project.buildfile(&format!(
+            "FROM base AS one\nRUN echo a rather long line of output, which a narrow terminal has no room for; sleep 0.3\n\
+             FROM {}/slow:1 AS two\nRUN echo two\nFROM base\nCOPY --from=one /bin/sh /one\nCOPY --from=two /bin/sh /two\n",
+            registry.host()
+        ));
+        last = build_and_resize(&project, &registry, layer);
+        if is_clean(&last) {
+            return;
+        }
+    }
+    panic!("frames are left behind:\n{last}");
+}
+
+#[test]
+fn a_registry_that_takes_its_time_is_named_and_leaves_no_line() {
+    let Some(project) = Project::with_base() else { return };
+    let registry = Registry::start();
+    registry.add("slow", "1", &base::busybox().expect("it was there a moment ago"));
+    registry.hold(Some("/manifests/"));
+    let project = project.buildfile(&format!("FROM {}/slow:1\nRUN true\n", registry.host()));
+    let mut command = project.kiln(["build", "-t", "app", "context"]);
+    let mut session = Session::start(command.env("TERM", "xterm"), 24, 80);
+    session.wait_for(&format!("[+] looking up {}/slow:1", registry.host()));
+    registry.hold(None);
+    let (code, bytes) = session.end();
+    assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&bytes));
+    let mut parser = vt100::Parser::new(size(24), size(80), 10_000);
+    parser.process(&bytes);
+    let text = lines(&mut parser, 80).join("\n");
+    assert!(
+        text.starts_with(" => [1/2] FROM") && !text.contains("looking up") && !text.contains("[+]"),
+        "{text}"
+    );
 }

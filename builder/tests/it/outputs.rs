@@ -288,6 +288,10 @@ fn the_uppermost_layers_are_merged_when_there_are_too_many() {
     assert_eq!(files_of(&three), files_of(&plain));
     assert_eq!(digests(&project.build(&["--max-layers", "4"]).image()), digests(&plain));
     project.build(&["--max-layers", "0"]).fails(2, &["--max-layers"]);
+    // Layers of the base stay, and that is told.
+    let one = project.build(&["--max-layers", "1"]);
+    assert_eq!(one.image().layers.len(), 2);
+    assert!(one.log().contains("2 layers, more than --max-layers 1: 1 of them"), "{}", one.log());
 }
 
 #[test]

@@ -76,10 +76,55 @@ impl Session {
         }
     }
 
+    /// What has come out so far, up to what was waited for.
+    pub fn seen(&self) -> &[u8] {
+        &self.seen[..self.looked]
+    }
+
     /// Gives the terminal another size, and tells the program.
     pub fn resize(&self, rows: u16, columns: u16) {
         tcsetwinsize(&self.master, size(rows, columns)).expect("a size");
         self.signal(rustix::process::Signal::WINCH);
+    }
+
+    /// Gives the terminal another size while the program stands still, as a terminal does that takes one event after
+    /// another. How much had come out before.
+    #[track_caller]
+    pub fn resize_at_rest(&mut self, rows: u16, columns: u16) -> usize {
+        /// A command to the terminal that no program here gives.
+        const MARK: &[u8] = b"\x1b]7777;\x1b\\";
+        self.signal(rustix::process::Signal::STOP);
+        let end = Instant::now() + PATIENCE;
+        while !self.is_stopped() {
+            assert!(Instant::now() < end, "the program does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // What the program wrote comes out before what is written now.
+        let slave = self.slave.as_ref().expect("open");
+        rustix::io::write(slave, MARK).expect("the terminal takes output");
+        loop {
+            if let Some(at) = self.seen.windows(MARK.len()).position(|window| window == MARK) {
+                self.seen.drain(at..at + MARK.len());
+                tcsetwinsize(&self.master, size(rows, columns)).expect("a size");
+                self.signal(rustix::process::Signal::CONT);
+                self.signal(rustix::process::Signal::WINCH);
+                self.looked = at;
+                return at;
+            }
+            let chunk = self.chunks.recv_timeout(end.saturating_duration_since(Instant::now()));
+            self.seen.extend(chunk.expect("the mark comes out"));
+        }
+    }
+
+    /// Whether all its threads stand still.
+    fn is_stopped(&self) -> bool {
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the program is there");
+        tasks.flatten().all(|task| {
+            // A thread that has just ended has no state.
+            let text = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            text.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     /// Sends the program a signal.

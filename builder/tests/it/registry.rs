@@ -37,6 +37,8 @@ struct Pace {
     delay_ms: AtomicU64,
     waiting: AtomicUsize,
     most: AtomicUsize,
+    /// Answers for paths with this in them wait.
+    held: Mutex<Option<String>>,
 }
 
 impl Registry {
@@ -49,6 +51,13 @@ impl Registry {
             let waiting = own.waiting.fetch_add(1, Ordering::SeqCst) + 1;
             own.most.fetch_max(waiting, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(own.delay_ms.load(Ordering::SeqCst)));
+            let is_held = || {
+                let held = own.held.lock().expect("what is held");
+                held.as_ref().is_some_and(|part| request.path.contains(part))
+            };
+            while is_held() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             own.waiting.fetch_sub(1, Ordering::SeqCst);
             answer(&mut shared.lock().expect("content"), request)
         });
@@ -59,6 +68,11 @@ impl Registry {
     pub fn slow_down(&self, delay_ms: u64) {
         self.pace.delay_ms.store(delay_ms, Ordering::SeqCst);
         self.pace.most.store(0, Ordering::SeqCst);
+    }
+
+    /// Has answers for paths with `part` in them wait, until another part is held, or none.
+    pub fn hold(&self, part: Option<&str>) {
+        *self.pace.held.lock().expect("what is held") = part.map(str::to_owned);
     }
 
     /// Most requests that waited for an answer at a time since it was slowed down.

@@ -228,3 +228,78 @@ fn a_mirror_that_breaks_off_is_no_failure() {
     Ended::of(command.env("KILN_CONFIG", &config)).ok();
     assert_eq!(registry.blobs_read(0).len(), 2);
 }
+
+/// A mirror whose blobs have the right length and the wrong bytes, or too many of them: the content comes from the next
+/// place, and the user is told. Each way of fetching a blob is tried.
+#[test]
+fn a_mirror_that_gives_something_else_is_told_and_passed_over() {
+    let project = Project::new().buildfile("FROM IMAGE\nCOPY f /f\n").file("f", "x");
+    let registry = Registry::start();
+    let noise: Vec<u8> = (0..400_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let original = image(&tar(&[Member::File("a", 0o644, &noise)]), serde_json::json!({}));
+    registry.add("app", "1", &original);
+    let name = format!("{}/app:1", registry.host());
+    project.write("Buildfile", format!("FROM {name}\nCOPY f /f\n"));
+    let remote = format!("docker://{name}");
+    let (other, layout) = (Registry::start(), format!("oci:{}", project.path("layout").display()));
+    let elsewhere = format!("docker://{}/copy:1", other.host());
+    let ways: [&[&str]; 4] = [
+        &["pull", &name],
+        &["copy", &remote, &layout],
+        &["copy", &remote, &elsewhere],
+        &["build", "--progress=plain", "-o", "type=oci,dest=built.tar", "context"],
+    ];
+    for (way, longer) in ways.iter().flat_map(|way| [(way, false), (way, true)]) {
+        let (bad, good) = (Registry::start(), Registry::start());
+        for mirror in [&bad, &good] {
+            mirror.add("app", "1", &original);
+        }
+        for ((_, digest), bytes) in &mut bad.content().blobs {
+            // Manifests are looked up apart; config and layers are what is meant.
+            if *digest != original.manifest {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                if longer {
+                    bytes.push(0);
+                }
+            }
+        }
+        let config = project.path("kiln.toml");
+        let mirrors = format!("[\"{}\", \"{}\"]", bad.host(), good.host());
+        fs::write(&config, format!("[registry.\"{}\"]\nmirrors = {mirrors}\n", registry.host()))
+            .expect("written");
+        for left in ["store", "layout"] {
+            let _ = fs::remove_dir_all(project.path(left));
+        }
+        if way.contains(&elsewhere.as_str()) {
+            other.content().blobs.clear();
+        }
+        let before = registry.count();
+        let mut command = project.kiln(way.iter());
+        let ended = Ended::of(command.env("KILN_CONFIG", &config)).ok();
+        let notice = format!("mirror `{}` is left alone from here on", bad.host());
+        assert_eq!(ended.stderr.matches(&notice).count(), 1, "{way:?}: {}", ended.stderr);
+        assert!(!bad.blobs_read(0).is_empty(), "{way:?}: the first mirror was not asked");
+        // The second one had it: of the registry nothing was asked but how it is spoken to.
+        let asked = registry.requests(before);
+        assert!(asked.iter().all(|request| request.ends_with(" /v2/")), "{way:?}: {asked:?}");
+    }
+    assert_eq!(crate::image::Image::read_archive(&project.path("built.tar")).files["a"].data, noise);
+    let layer =
+        original.blobs.keys().find(|digest| original.blobs[*digest].len() > 100_000).expect("a layer");
+    let stored = &other.content().blobs[&("copy".to_owned(), layer.clone())];
+    assert!(*stored == original.blobs[layer], "another blob was pushed");
+}
+
+#[test]
+fn a_mirror_stands_in_for_a_registry_that_does_not_answer() {
+    let project = Project::new();
+    let mirror = Registry::start();
+    let original = small();
+    mirror.add("app", "1", &original);
+    let config = project.path("kiln.toml");
+    fs::write(&config, format!("[registry.\"127.0.0.1:1\"]\nmirrors = [\"{}\"]\n", mirror.host()))
+        .expect("written");
+    let pulled = Ended::of(project.kiln(["pull", "127.0.0.1:1/app:1"]).env("KILN_CONFIG", &config)).ok();
+    assert_eq!(pulled.stdout.trim(), original.manifest);
+}

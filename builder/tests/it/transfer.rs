@@ -21,6 +21,15 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
+/// A project, and a registry that has an image: the image, and its name.
+fn with_image(repository: &str) -> (Project, Registry, crate::base::Blobs, String) {
+    let registry = Registry::start();
+    let original = small("one");
+    registry.add(repository, "1", &original);
+    let name = format!("{}/{repository}:1", registry.host());
+    (Project::new(), registry, original, name)
+}
+
 /// Digest in `index.json` of a layout.
 fn root_digest(layout: &Path) -> String {
     let index = json(&fs::read_to_string(layout.join("index.json")).expect("index.json"));
@@ -37,11 +46,7 @@ fn two_platforms(project: &Project, name: &str) {
 
 #[test]
 fn an_image_goes_round_and_keeps_its_digest() {
-    let project = Project::new();
-    let registry = Registry::start();
-    let original = small("one");
-    registry.add("team/app", "1", &original);
-    let name = format!("{}/team/app:1", registry.host());
+    let (project, registry, original, name) = with_image("team/app");
 
     let pulled = project.run(&["pull", &name]).ok();
     assert_eq!(pulled.stdout.trim(), original.manifest);
@@ -183,11 +188,7 @@ fn archives_without_a_layout_are_read() {
 
 #[test]
 fn names_and_ids() {
-    let project = Project::new();
-    let registry = Registry::start();
-    let original = small("one");
-    registry.add("app", "1", &original);
-    let name = format!("{}/app:1", registry.host());
+    let (project, _registry, original, name) = with_image("app");
     project.run(&["pull", &name]).ok();
     let id = &original.manifest["sha256:".len()..][..12];
     project.run(&["tag", id, "first", "second:2"]).ok();
@@ -203,11 +204,7 @@ fn names_and_ids() {
 
 #[test]
 fn inspecting() {
-    let project = Project::new();
-    let registry = Registry::start();
-    let original = small("one");
-    registry.add("app", "1", &original);
-    let name = format!("{}/app:1", registry.host());
+    let (project, registry, original, name) = with_image("app");
     // Nothing is in the store, so it is a remote one.
     let text = project.run(&["inspect", &name]).ok().stdout;
     for part in [&original.manifest, "[\"/a\"]", "LAYER", "base"] {
@@ -229,42 +226,30 @@ fn inspecting() {
 
 #[test]
 fn nothing_partial_is_named() {
-    let project = Project::new();
-    let registry = Registry::start();
-    let original = small("one");
-    registry.add("app", "1", &original);
-    let name = format!("{}/app:1", registry.host());
+    let (project, registry, original, name) = with_image("app");
     let layer = original.blobs.keys().find(|digest| **digest != original.manifest).expect("a blob").clone();
     registry.content().broken.insert(layer, 404);
-    project
-        .run(&[&["pull", &name][..], &FAST].concat())
-        .fails(1, &["the image is incomplete in its registry"]);
+    let fails = |args: &[&str]| {
+        let ended = project.run(&[args, &FAST].concat());
+        ended.fails(1, &["the image is incomplete in its registry"]);
+    };
+    fails(&["pull", &name]);
     assert_eq!(project.run(&["images", "-q"]).ok().stdout, "");
     let layout = format!("oci:{}:1", project.path("layout").display());
-    project
-        .run(&[&["copy", &name, &layout][..], &FAST].concat())
-        .fails(1, &["the image is incomplete in its registry"]);
+    fails(&["copy", &name, &layout]);
     assert!(!project.path("layout/index.json").exists());
     let archive = format!("oci-archive:{}", project.path("a.tar").display());
-    project
-        .run(&[&["copy", &name, &archive][..], &FAST].concat())
-        .fails(1, &["the image is incomplete in its registry"]);
+    fails(&["copy", &name, &archive]);
     assert!(!project.path("a.tar").exists());
     let second = Registry::start();
     let to = format!("docker://{}/x:1", second.host());
-    project
-        .run(&[&["copy", &name, &to][..], &FAST].concat())
-        .fails(1, &["the image is incomplete in its registry"]);
+    fails(&["copy", &name, &to]);
     assert!(second.content().manifests.is_empty());
 }
 
 #[test]
 fn a_damaged_blob_is_not_sent() {
-    let project = Project::new();
-    let registry = Registry::start();
-    let original = small("one");
-    registry.add("app", "1", &original);
-    let name = format!("{}/app:1", registry.host());
+    let (project, _registry, original, name) = with_image("app");
     project.run(&["pull", &name]).ok();
     let manifest = json(std::str::from_utf8(&original.blobs[&original.manifest]).expect("UTF-8"));
     let layer = manifest["layers"][0]["digest"].as_str().expect("digest");

@@ -29,15 +29,33 @@ impl ProgressArgs {
     }
 }
 
+/// What is moved, and where its digest goes.
+#[derive(Debug, Args)]
+pub struct DeliveryArgs {
+    /// Only this platform [default: all that the image has]
+    #[arg(long, value_name = "OS/ARCH", value_parser = choice::platform)]
+    pub platform: Option<Platform>,
+    /// Write the digest to a file
+    #[arg(long, value_name = "PATH")]
+    pub digestfile: Option<PathBuf>,
+}
+
+/// Which image of several is meant.
+#[derive(Debug, Args)]
+pub struct ChoiceArgs {
+    /// Platform to choose where there are several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH", value_parser = choice::platform)]
+    pub platform: Option<Platform>,
+}
+
 /// `kiln pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
     /// Image, e.g. debian:12 or quay.io/team/app@sha256:...
     #[arg(value_name = "IMAGE", required = true, value_parser = parse_remote)]
     pub images: Vec<Reference>,
-    /// Platform to choose where there are several [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH", value_parser = choice::platform)]
-    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// All platforms
     #[arg(short, long, conflicts_with = "platform")]
     pub all_platforms: bool,
@@ -59,12 +77,8 @@ pub struct PushArgs {
     /// Name to push it under [default: its own]
     #[arg(value_name = "DEST", value_parser = parse_place)]
     pub destination: Option<Place>,
-    /// Only this platform [default: all that the image has]
-    #[arg(long, value_name = "OS/ARCH", value_parser = choice::platform)]
-    pub platform: Option<Platform>,
-    /// Write the digest to a file
-    #[arg(long, value_name = "PATH")]
-    pub digestfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub delivery: DeliveryArgs,
     #[command(flatten)]
     pub progress: ProgressArgs,
     #[command(flatten)]
@@ -85,12 +99,8 @@ pub struct CopyArgs {
     /// Where it goes
     #[arg(value_name = "DEST", value_parser = parse_place)]
     pub destination: Place,
-    /// Only this platform [default: all that the image has]
-    #[arg(long, value_name = "OS/ARCH", value_parser = choice::platform)]
-    pub platform: Option<Platform>,
-    /// Write the digest to a file
-    #[arg(long, value_name = "PATH")]
-    pub digestfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub delivery: DeliveryArgs,
     /// Credentials for the source's registry
     #[arg(long, value_name = "USER:PASSWORD", value_parser = parse_login)]
     pub src_creds: Option<Login>,
@@ -143,9 +153,8 @@ pub struct InspectArgs {
     /// Image
     #[arg(value_name = "IMAGE", value_parser = parse_place)]
     pub image: Place,
-    /// Platform to choose where there are several [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH", value_parser = choice::platform)]
-    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     /// text or json
     #[arg(
         long,

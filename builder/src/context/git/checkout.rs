@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use super::command::Invocation;
-use super::mirror::{Mirror, Repository, parent, resolve_commit};
+use super::mirror::{Mirror, Repository, parent, resolve_commit, words};
 use super::reference::{GitRef, Mtime};
 use super::{Checkout, CheckoutOptions, GitError, Resolved, io_error};
 
@@ -225,9 +225,7 @@ impl Repository<'_> {
         };
         // A tag's own object travels along when the mirror has it under the name of the commit.
         let held = format!("refs/kiln/{commit}");
-        let known = self
-            .git
-            .run(&mirror.call(), &super::mirror::words(&["show-ref", "--verify", "--quiet", &held]))?;
+        let known = self.git.run(&mirror.call(), &words(&["show-ref", "--verify", "--quiet", &held]))?;
         let source = if known.status.success() { held.as_str() } else { commit };
         let refspec = format!("+{source}:{target}");
         let path = mirror.path.to_string_lossy();
@@ -237,10 +235,29 @@ impl Repository<'_> {
         local.checked("check out", &call(), &fetch)?;
         self.checked("check out", &call(), &["checkout", "--quiet", "--force", "--detach", commit])?;
         if submodules {
-            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--force", "--depth=1"];
-            self.checked("fetch the submodules of", &call(), &update)?;
+            self.submodules(tree)?;
         }
         Ok(())
+    }
+
+    /// Fetches submodules: no more than the commits that are needed, where the servers can do that.
+    fn submodules(&self, tree: &Path) -> Result<(), GitError> {
+        let call = || Invocation { directory: Some(tree), ..Invocation::default() };
+        let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--force"];
+        let shallow = [&update[..], &["--depth=1"]].concat();
+        if self.git.run(&call(), &words(&shallow))?.status.success() {
+            return Ok(());
+        }
+        // Files behind a plain HTTP server have no shallow clones, and some servers send no commit that no branch ends in.
+        self.checked("check out", &call(), &["submodule", "--quiet", "deinit", "--all", "--force"])?;
+        let clones = tree.join(".git/modules");
+        match fs::remove_dir_all(&clones) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &clones)(source));
+            }
+            _ => {}
+        }
+        self.checked("fetch the submodules of", &call(), &update).map(drop)
     }
 
     /// For the mirror, which is a path on this machine.

@@ -200,6 +200,31 @@ fn basic_without_tokens() {
     assert!(registry.requests().len() - before <= 6);
 }
 
+/// Docker asks at the API's root first, and some registries challenge nowhere else.
+#[test]
+fn a_challenge_at_the_root_only() {
+    let registry = FakeRegistry::start();
+    let image = registry.add_image("x:1", b"layer");
+    registry.fault(|request| {
+        let known = request.header("authorization") == Some("Basic bWU6cGFzcw==");
+        let challenge = "Basic realm=\"all of it\"";
+        match request.path() {
+            _ if known => None,
+            "/v2/" => Some(Reply::new(401, "").header("WWW-Authenticate", challenge)),
+            _ => Some(Reply::new(401, "")),
+        }
+    });
+    let client = client_of(&registry, login());
+    assert_eq!(client.resolve(&registry.reference("x:1"), &amd64()).unwrap().digest, image.digest);
+    let roots = registry.requests().iter().filter(|request| request.path() == "/v2/").count();
+    client.resolve(&registry.reference("x:1"), &amd64()).unwrap();
+    let later = registry.requests().iter().filter(|request| request.path() == "/v2/").count();
+    assert_eq!(later, roots, "the root was asked again");
+    // Without a login it stays a refusal.
+    let error = super::client().resolve(&registry.reference("x:1"), &amd64()).unwrap_err();
+    assert!(matches!(error, RegistryError::Denied { status: 401, .. }), "{error:?}");
+}
+
 #[test]
 fn identity_tokens_are_posted() {
     let registry = FakeRegistry::start();
@@ -251,11 +276,16 @@ fn foreign_layers_come_from_their_urls() {
 #[test]
 fn a_failing_sink_is_told() {
     struct Full;
-    impl Write for Full {
+    impl std::io::Write for Full {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
             Err(std::io::ErrorKind::StorageFull.into())
         }
         fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    impl crate::base::sink::BlobSink for Full {
+        fn restart(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }

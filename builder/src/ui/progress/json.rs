@@ -55,6 +55,8 @@ impl Json {
     /// Writes one event.
     pub fn handle(&mut self, event: &Event, now: Duration) {
         match event {
+            // Programs have nothing to do meanwhile.
+            Event::LookingUp { .. } => {}
             Event::Planned { step, name } => self.line("planned", now, Body::Planned { step: *step, name }),
             Event::Waiting { step } => self.line("waiting", now, Body::Started { step: *step }),
             Event::Started { step } => self.line("started", now, Body::Started { step: *step }),

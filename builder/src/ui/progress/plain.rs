@@ -23,6 +23,8 @@ pub const IDLE: Duration = Duration::from_secs(1);
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// More than this does not wait.
 pub const MAX_WAITING_BYTES: usize = 256 * 1024;
+/// A registry that takes so long to say what an image is, is told of.
+const LOOK_UP: Duration = Duration::from_secs(3);
 /// A running transfer is reported this often.
 const TRANSFER_EVERY: Duration = Duration::from_secs(3);
 
@@ -33,6 +35,8 @@ pub struct Plain {
     last_written: Duration,
     steps: BTreeMap<StepNumber, Pending>,
     anything_written: bool,
+    /// Since when the registry is asked that was told of.
+    told_of: Option<Duration>,
 }
 
 /// What is held of one step.
@@ -65,6 +69,7 @@ impl Plain {
             last_written: Duration::ZERO,
             steps: BTreeMap::new(),
             anything_written: false,
+            told_of: None,
         }
     }
 
@@ -72,6 +77,7 @@ impl Plain {
     pub fn handle(&mut self, event: &Event, known: &Steps, now: Duration) {
         match event {
             Event::Planned { .. } => {}
+            Event::LookingUp { .. } => self.told_of = None,
             Event::Started { step } => self.add(*step, known, now, |_, _| {}),
             Event::Waiting { step } => self.add(*step, known, now, |pending, number| {
                 pending.waiting.extend_from_slice(format!("#{number} {}\n", super::ELSEWHERE).as_bytes());
@@ -91,7 +97,7 @@ impl Plain {
                 self.anything_written = true;
             }
         }
-        self.tick(now);
+        self.tick(known, now);
     }
 
     /// Writes a line that belongs to no step.
@@ -100,7 +106,14 @@ impl Plain {
     }
 
     /// Writes what waited long enough.
-    pub fn tick(&mut self, now: Duration) {
+    pub fn tick(&mut self, known: &Steps, now: Duration) {
+        if let Some((image, since)) = known.looking_up()
+            && self.told_of.is_none()
+            && now.saturating_sub(since) >= LOOK_UP
+        {
+            self.told_of = Some(since);
+            self.say(&format!("looking up {image}"));
+        }
         while let Some(step) = self.turn(now) {
             self.write(step, now);
         }

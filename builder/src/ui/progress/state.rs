@@ -40,6 +40,7 @@ pub struct Totals {
 pub struct Steps {
     steps: BTreeMap<StepNumber, Step>,
     warnings: u32,
+    looking_up: Option<(String, Duration)>,
 }
 
 /// One step.
@@ -82,6 +83,7 @@ impl Steps {
     /// Takes an event in.
     pub fn handle(&mut self, event: &Event, now: Duration) {
         match event {
+            Event::LookingUp { image } => self.looking_up = image.clone().map(|image| (image, now)),
             Event::Planned { step, name } => self.step(*step).name = Some(name.clone()),
             Event::Started { step } => self.step(*step).start(now),
             Event::Waiting { step } => self.step(*step).wait(now),
@@ -92,6 +94,11 @@ impl Steps {
             Event::Finished { step, outcome, .. } => self.step(*step).finish(outcome),
             Event::Warning { .. } => self.warnings += 1,
         }
+    }
+
+    /// The image that a registry is asked about, and since when.
+    pub fn looking_up(&self) -> Option<(&str, Duration)> {
+        self.looking_up.as_ref().map(|(image, since)| (image.as_str(), *since))
     }
 
     /// Name of a planned step.

@@ -66,6 +66,20 @@ fn finished(step: StepNumber, outcome: Outcome, took_ms: u64) -> Event {
     Event::Finished { step, outcome, took: Duration::from_millis(took_ms) }
 }
 
+#[test]
+fn plain_tells_of_a_registry_that_takes_its_time() {
+    let ask = |image: Option<&str>| Event::LookingUp { image: image.map(str::to_owned) };
+    let build = |answered| {
+        plain(vec![
+            (0, ask(Some("debian:12"))),
+            (answered, ask(None)),
+            (9000, finished(1, Outcome::Cached, 0)),
+        ])
+    };
+    assert_eq!(build(7000).matches("looking up debian:12\n").count(), 1);
+    assert!(!build(2000).contains("looking up"));
+}
+
 fn small_build() -> Vec<(u64, Event)> {
     vec![
         (0, planned(1, "[1/2] FROM debian:12")),

@@ -43,6 +43,8 @@ impl Tty {
     /// Takes an event in; draws unless a frame was drawn just now.
     pub fn handle(&mut self, event: &Event, steps: &Steps, now: Duration) {
         match event {
+            // The next tick shows it, if it is still so then: most registries answer at once.
+            Event::LookingUp { .. } => return,
             Event::Finished { step, outcome, took } => {
                 let columns = usable((self.size)().columns);
                 let name = steps.name(*step).unwrap_or_default();
@@ -73,7 +75,8 @@ impl Tty {
     /// Draws a frame.
     pub fn draw(&mut self, steps: &Steps, now: Duration) {
         let size = (self.size)();
-        let lines = if steps.running().next().is_some() { frame(steps, size, now) } else { Vec::new() };
+        let is_busy = steps.running().next().is_some() || steps.looking_up().is_some();
+        let lines = if is_busy { frame(steps, size, now) } else { Vec::new() };
         self.put(lines, size.columns);
         self.drawn_at = Some(now);
     }
@@ -115,7 +118,10 @@ pub fn frame(steps: &Steps, size: Size, now: Duration) -> Vec<Styled> {
     let running: Vec<&Step> = steps.running().map(|(_, step)| step).collect();
     let totals = steps.totals(now);
     let ended = totals.cached + totals.executed + totals.failed + totals.cancelled;
-    let heading = format!("[+] {ended}/{} steps, {} cached", totals.planned, totals.cached);
+    let heading = match steps.looking_up() {
+        Some((image, _)) => format!("[+] looking up {}", text::visible(image)),
+        None => format!("[+] {ended}/{} steps, {} cached", totals.planned, totals.cached),
+    };
     let mut lines = vec![Styled { text: bar::line(&heading, &seconds(now), columns), code: "" }];
     let room = rows.saturating_sub(lines.len());
     // With more steps than rows, the last row says how many are missing.
