@@ -1,26 +1,25 @@
 //! `kiln build`.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln_grammar::diagnostic::Diagnostic;
-use serde_json::json;
 
 use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
 use super::args::choice::{
-    Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+    self, Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
 };
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
 use super::args::source::{ContextSource, FileSource};
 use super::context::{self, Finder};
 use super::failure::{self, File};
+use super::metadata::{metadata, write_file};
 use super::privileges::{self, Resolved};
 use super::session::{self, Privilege};
 use super::summary::Built;
@@ -28,7 +27,7 @@ use super::surroundings;
 use crate::base::cancel::CancelToken;
 use crate::base::events::EventSink;
 use crate::build::debug::{Arrival, ShellRequest};
-use crate::build::{self, BuildError, Environment, OnFailure, PullPolicy, Report, Request};
+use crate::build::{self, BuildError, CacheTarget, Environment, OnFailure, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
 use crate::export::assemble::BuiltIndex;
 use crate::export::merge::{MergePolicy, Squash};
@@ -46,7 +45,6 @@ use crate::store::Store;
 use crate::store::records::now;
 use crate::ui::diagnostics::{Style, render};
 use crate::ui::failure::{EXIT_FAILED, Failure, Kind};
-use crate::ui::findings::base64;
 use crate::ui::progress::{Mode, Progress, Target};
 use crate::ui::{print, terminal};
 
@@ -258,7 +256,9 @@ fn request(
     build_args.remove("SOURCE_DATE_EPOCH");
     let jobs =
         args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
-    let proxy_env = proxies(&build_args);
+    let proxy_env = proxies(&build_args, args.http_proxy == Some(true));
+    let inline =
+        build_args.get("BUILDKIT_INLINE_CACHE").is_some_and(|value| choice::boolean(value) == Ok(true));
     let plan = PlanOptions {
         target: args.target.clone(),
         build_args,
@@ -300,8 +300,8 @@ fn request(
         engine_variables: Vec::new(),
         merge: merge(args),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
-        cache_from: args.cache_from.iter().map(CacheSpec::source).collect(),
-        cache_to: args.cache_to.iter().map(CacheSpec::target).collect(),
+        cache_from: args.cache_from.iter().filter_map(CacheSpec::source).collect(),
+        cache_to: cache_targets(args, inline),
         jobs,
         keep_going: args.keep_going,
         until: args.until.clone(),
@@ -417,13 +417,31 @@ fn oldest(ttl: Duration) -> i64 {
     if ttl.is_zero() { i64::MAX } else { now().saturating_sub_unsigned(ttl.as_secs()) }
 }
 
-/// Proxy variables of the build arguments, in both cases (semantics fact 43). kiln's own environment does not
-/// travel: commands see what the image, the Buildfile and the command line say (design.md, Sandbox).
-fn proxies(build_args: &BTreeMap<String, String>) -> Vec<String> {
+/// Where results are written to. An inline cache is in every repository that the image is pushed to.
+fn cache_targets(args: &BuildArgs, inline: bool) -> Vec<CacheTarget> {
+    let inline = inline && !args.cache_to.iter().any(|cache| cache.location.is_none());
+    let asked = args.cache_to.iter().cloned().chain(inline.then(CacheSpec::inline));
+    let mut pushed: Vec<Reference> = Vec::new();
+    for output in outputs(args).iter().filter(|output| output.push) {
+        pushed.extend(args.tags.iter().chain(&output.names).cloned());
+    }
+    // One repository is one cache, whatever tags the image has in it.
+    pushed.sort_by(|a, b| (&a.registry, &a.repository).cmp(&(&b.registry, &b.repository)));
+    pushed.dedup_by(|a, b| (&a.registry, &a.repository) == (&b.registry, &b.repository));
+    asked.flat_map(|cache| cache.targets(&pushed)).collect()
+}
+
+/// Proxy variables of the build arguments, in both cases (semantics fact 43). kiln's own environment travels with
+/// `--http-proxy` only: commands see what the image, the Buildfile and the command line say (design.md, Sandbox).
+fn proxies(build_args: &BTreeMap<String, String>, of_machine: bool) -> Vec<String> {
     let mut env = Vec::new();
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
         let lower = name.to_lowercase();
-        if let Some(value) = build_args.get(name).or_else(|| build_args.get(&lower)) {
+        let here = || {
+            let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+            of_machine.then(|| variable(name).or_else(|| variable(&lower))).flatten()
+        };
+        if let Some(value) = build_args.get(name).or_else(|| build_args.get(&lower)).cloned().or_else(here) {
             env.push(format!("{name}={value}"));
             env.push(format!("{lower}={value}"));
         }
@@ -518,8 +536,15 @@ fn finish(
             .ok_or_else(|| usage("--iidfile: the output is not an image, so it has no id"))?;
         write_file(path, id.to_string().as_bytes())?;
     }
+    if let Some(path) = &args.digestfile {
+        let image = report
+            .image
+            .as_ref()
+            .ok_or_else(|| usage("--digestfile: the output is not an image, so it has no digest"))?;
+        write_file(path, image.descriptor.digest.to_string().as_bytes())?;
+    }
     if let Some(path) = &args.metadata_file {
-        write_file(path, metadata(request, report).as_bytes())?;
+        write_file(path, metadata(request, report, record).as_bytes())?;
     }
     if args.progress == Mode::Quiet
         && !args.outputs.iter().any(OutputSpec::writes_to_stdout)
@@ -528,53 +553,4 @@ fn finish(
         print::line(id.to_string()).map_err(|e| Failure::from_error(Kind::User, &e))?;
     }
     Ok(0)
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::File::create(path).and_then(|mut file| file.write_all(bytes)).map_err(|e| Failure {
-        causes: vec![e.to_string()],
-        ..Failure::new(Kind::User, format!("cannot write `{}`", path.display()))
-    })
-}
-
-/// Findings as buildx writes them.
-fn warnings(findings: &[Diagnostic]) -> Vec<serde_json::Value> {
-    let text = |finding: &Diagnostic| match finding.rule {
-        Some(rule) => format!("{rule}: {}", finding.message),
-        None => finding.message.clone(),
-    };
-    findings.iter().map(|f| json!({ "level": 1, "short": base64(text(f).as_bytes()) })).collect()
-}
-
-/// buildx' keys (cli.md 2.6) and kiln's own under `kiln.build`.
-fn metadata(request: &Request, report: &Report) -> String {
-    let mut object = serde_json::Map::new();
-    if let Some(image) = &report.image {
-        // Several platforms have several configs (semantics fact 98).
-        if let [only] = &image.images[..] {
-            object.insert("containerimage.config.digest".to_owned(), json!(only.config_digest));
-        }
-        object.insert("containerimage.digest".to_owned(), json!(image.descriptor.digest));
-        object.insert("containerimage.descriptor".to_owned(), json!(image.descriptor));
-    }
-    let mut names: Vec<String> = Vec::new();
-    for name in request.names.iter().chain(request.outputs.iter().flat_map(|output| &output.names)) {
-        let name = name.to_string();
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    if !names.is_empty() {
-        object.insert("image.name".to_owned(), json!(names.join(",")));
-    }
-    if std::env::var("BUILDX_METADATA_WARNINGS")
-        .is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
-    {
-        object.insert("buildx.build.warnings".to_owned(), json!(warnings(&report.warnings)));
-    }
-    object.insert(
-        "kiln.build".to_owned(),
-        json!({ "executed": report.executed, "cached": report.cached, "milliseconds": report.took.as_millis() as u64 }),
-    );
-    format!("{:#}\n", serde_json::Value::Object(object))
 }

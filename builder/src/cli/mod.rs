@@ -18,6 +18,7 @@ mod layers;
 mod login;
 mod look;
 mod manifest;
+mod metadata;
 mod policy;
 mod privileges;
 mod prune;

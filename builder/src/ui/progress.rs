@@ -18,13 +18,16 @@ use super::terminal::{self, Size};
 mod bar;
 mod json;
 mod lines;
+mod palette;
 mod plain;
 mod rate;
 mod screen;
 mod state;
 mod tty;
 
+use palette::Palette;
 pub use state::Totals;
+use tty::Appearance;
 
 /// What is said of a step that another process runs.
 const ELSEWHERE: &str = "waiting for another kiln that runs this step";
@@ -221,10 +224,18 @@ impl Display {
             (Mode::Tty | Mode::Auto, Target::Terminal { .. }) => true,
             _ => false,
         };
-        let colour = match &target {
-            Target::Stderr => terminal::stderr_colour(),
-            Target::Writer(_) => false,
-            Target::Terminal { colour, .. } => *colour,
+        let appearance = match &target {
+            Target::Stderr => Appearance {
+                palette: terminal::stderr_colour()
+                    .then(|| Palette::parse(&terminal::variable("BUILDKIT_COLORS").unwrap_or_default())),
+                log_lines: terminal::variable("BUILDKIT_TTY_LOG_LINES")
+                    .and_then(|lines| lines.parse().ok())
+                    .map_or(Appearance::LOG_LINES, |lines: usize| lines.min(TAIL_LINES)),
+            },
+            Target::Writer(_) => Appearance { palette: None, log_lines: Appearance::LOG_LINES },
+            Target::Terminal { colour, .. } => {
+                Appearance { palette: colour.then(Palette::default), log_lines: Appearance::LOG_LINES }
+            }
         };
         let (out, size): (Box<dyn Write + Send>, Box<dyn Fn() -> Size + Send>) = match target {
             Target::Stderr => (Box::new(std::io::stderr()), Box::new(terminal::stderr_size)),
@@ -236,7 +247,7 @@ impl Display {
             Mode::Quiet | Mode::None => Self::Silent,
             Mode::RawJson => Self::Json(json::Json::new(out)),
             Mode::Auto | Mode::Tty if live => {
-                Self::Tty(tty::Tty::new(screen::Screen::new(out), size, colour))
+                Self::Tty(tty::Tty::new(screen::Screen::new(out), size, appearance))
             }
             Mode::Auto | Mode::Tty | Mode::Plain => Self::Plain(plain::Plain::new(out)),
         }

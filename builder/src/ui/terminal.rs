@@ -55,6 +55,11 @@ fn colour_is_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// What the environment says about displays.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// True when stderr should be coloured: a capable terminal, and `NO_COLOR` unset or empty (no-color.org).
 pub fn stderr_colour() -> bool {
     stderr_can_redraw() && colour_is_wanted()

@@ -61,5 +61,16 @@ fn proxies_reach_the_command_only() {
     let project = project.buildfile("FROM base\nRUN echo \"$http_proxy $HTTP_PROXY\" > /p\n");
     let image = project.build(&["--build-arg", "http_proxy=http://proxy:3128"]).image();
     assert_eq!(image.text("p"), "http://proxy:3128 http://proxy:3128\n");
+    // Those of the machine are given when that is asked for, and an argument wins.
+    let here = |flags: &[&str]| {
+        let built = project.build_with(&[flags, &["--no-cache"]].concat(), |command| {
+            command.env("http_proxy", "http://here:1");
+        });
+        built.image().text("p")
+    };
+    assert_eq!(here(&[]), " \n");
+    assert_eq!(here(&["--http-proxy=false"]), " \n");
+    assert_eq!(here(&["--http-proxy"]), "http://here:1 http://here:1\n");
+    assert_eq!(here(&["--http-proxy", "--build-arg=HTTP_PROXY=http://b:2"]), "http://b:2 http://b:2\n");
     assert!(!image.config.to_string().contains("3128"), "{}", image.config);
 }

@@ -31,13 +31,11 @@ struct Shown {
 }
 
 /// Builds at a terminal and replays what was written to it, line by line.
-fn build(project: &Project, rows: u16, columns: u16, no_color: bool) -> Shown {
+fn build(project: &Project, rows: u16, columns: u16, variables: &[(&str, &str)]) -> Shown {
     let mut command = project.kiln(["build", "-t", "app"]);
     let layout = format!("base=oci-layout://{}", project.path("base").display());
     command.args(["--build-context", &layout, "context"]).env("TERM", "xterm");
-    if no_color {
-        command.env("NO_COLOR", "1");
-    }
+    command.envs(variables.iter().copied());
     let (code, bytes) = Session::start(&mut command, rows, columns).end();
     let raw = String::from_utf8_lossy(&bytes).into_owned();
     assert_eq!(code, Some(0), "{raw}");
@@ -100,7 +98,7 @@ fn every_step_has_one_line_and_no_line_wraps_at_any_size() {
     for (rows, columns) in [(24, 80), (50, 200), (24, 40), (24, 30), (6, 80), (24, 132)] {
         let Some(project) = Project::with_base() else { return };
         let project = project.buildfile(BUILDFILE);
-        let shown = build(&project, rows, columns, columns == 132);
+        let shown = build(&project, rows, columns, if columns == 132 { &[("NO_COLOR", "1")] } else { &[] });
         check(&shown, usize::from(columns), |line| line.starts_with(" =>"));
         assert_eq!(shown.raw.contains("\u{1b}[34m"), columns != 132, "colours at {columns} columns");
         let last: Vec<&str> =
@@ -109,12 +107,31 @@ fn every_step_has_one_line_and_no_line_wraps_at_any_size() {
         let summary = summary.unwrap_or_else(|| panic!("no summary:\n{}", shown.lines.join("\n")));
         assert!(last[summary + 1..].iter().any(|line| line.starts_with("  ran      ")), "{last:?}");
         // Once more, from the store: one line for each, and one for all.
-        let again = build(&project, rows, columns, false);
+        let again = build(&project, rows, columns, &[]);
         let lines: Vec<&str> =
             again.lines.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty()).collect();
         assert!(lines.iter().any(|line| line.contains("CACHED")), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("  ran")), "{lines:?}");
     }
+}
+
+#[test]
+fn colours_and_lines_of_output_can_be_chosen() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN echo first; echo second; sleep 0.5\n");
+    let variables = [("BUILDKIT_COLORS", "run=green:error=1,2,3"), ("BUILDKIT_TTY_LOG_LINES", "2")];
+    let shown = build(&project, 24, 80, &variables);
+    assert!(shown.raw.contains("\u{1b}[32m") && !shown.raw.contains("\u{1b}[34m"), "{}", shown.raw);
+    let both =
+        shown.raw.split("[+]").any(|frame| frame.contains("    first") && frame.contains("    second"));
+    assert!(both, "{}", shown.raw);
+    project.write("Buildfile", "FROM base\nRUN exit 3\n");
+    let mut command = project.kiln(["build", "--build-context"]);
+    command.arg(format!("base=oci-layout://{}", project.path("base").display())).arg("context");
+    command.env("TERM", "xterm").envs(variables);
+    let (code, bytes) = Session::start(&mut command, 24, 80).end();
+    let raw = String::from_utf8_lossy(&bytes);
+    assert!(code == Some(1) && raw.contains("\u{1b}[38;2;1;2;3m"), "{raw}");
 }
 
 /// The terminal with another size, its lines wrapped anew as terminals do; the cursor rests behind what was drawn.

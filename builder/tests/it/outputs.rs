@@ -465,7 +465,7 @@ fn the_metadata_file_has_buildx_keys() {
         serde_json::from_slice(&fs::read(project.path("m.json")).expect("metadata")).expect("JSON")
     };
     let id = || fs::read_to_string(project.path("id")).expect("iidfile");
-    let flags = ["--metadata-file=m.json", "--iidfile=id", "-t", "one:1"];
+    let flags = ["--metadata-file=m.json", "--iidfile=id", "--digestfile=digest", "-t", "one:1"];
     let image = project.build(&[&flags[..], &["-o", "type=image,name=two:2"]].concat()).image();
     let metadata = read();
     assert_eq!(metadata["containerimage.digest"], image.digest);
@@ -473,6 +473,12 @@ fn the_metadata_file_has_buildx_keys() {
     assert_eq!(metadata["containerimage.descriptor"]["digest"], image.digest);
     assert_eq!(metadata["image.name"], "docker.io/library/one:1,docker.io/library/two:2");
     assert_eq!(id(), image.config_digest);
+    assert_eq!(fs::read_to_string(project.path("digest")).expect("digest"), image.digest);
+    let reference = metadata["buildx.build.ref"].as_str().expect("reference").to_owned();
+    let number = reference.strip_prefix("kiln/local/").expect("a builder, a node and a build").to_owned();
+    project.run(&["log", &number]).ok();
+    let mut files = project.build_command(["--digestfile=digest", "-o", "type=local,dest=files"]);
+    Ended::of(&mut files).fails(2, &["--digestfile"]);
     assert!(metadata["buildx.build.warnings"].is_null());
     // Several platforms have no one config: the id is the index'.
     output(

@@ -70,6 +70,22 @@ fn a_second_machine_executes_nothing_and_reads_what_its_output_needs() {
 }
 
 #[test]
+fn an_inline_cache_is_beside_the_image() {
+    let registry = Registry::start();
+    let image = format!("{}/app:1", registry.host());
+    for flags in [&["--cache-to=type=inline"][..], &["--build-arg=BUILDKIT_INLINE_CACHE=1"]] {
+        let (Some(one), Some(two)) = (machine(), machine()) else { return };
+        let mut push = one.build_command([flags, &["-t", &image, "--push", "--tls-verify=false"]].concat());
+        Ended::of(&mut push).ok();
+        let second = two.build(&[&format!("--cache-from={image}")]);
+        assert_eq!(second.executed(), Vec::<String>::new(), "{}", second.log());
+    }
+    let Some(lone) = machine() else { return };
+    let built = lone.build(&["--cache-to=type=inline"]);
+    assert!(built.log().contains("type=inline has no effect: the image is not pushed"), "{}", built.log());
+}
+
+#[test]
 fn a_changed_last_step_reads_the_layers_below_it() {
     let registry = Registry::start();
     let (Some(one), Some(two)) = (machine(), machine()) else { return };

@@ -120,6 +120,9 @@ pub struct BuildArgs {
     /// Write the image's id to a file
     #[arg(long, value_name = "PATH", help_heading = RESULT)]
     pub iidfile: Option<PathBuf>,
+    /// Write the digest of the manifest or index to a file, as it is in a registry
+    #[arg(long, visible_alias = "digest-file", value_name = "PATH", help_heading = RESULT)]
+    pub digestfile: Option<PathBuf>,
     /// Write what was built to a JSON file
     #[arg(long, value_name = "PATH", help_heading = RESULT)]
     pub metadata_file: Option<PathBuf>,
@@ -134,13 +137,13 @@ pub struct BuildArgs {
     #[arg(long, value_name = "DURATION", value_parser = cache::parse_ttl, help_heading = CACHE)]
     pub cache_ttl: Option<Duration>,
     /// Tell why each step ran
-    #[arg(long, help_heading = CACHE)]
+    #[arg(short = 'D', long, visible_alias = "debug", help_heading = CACHE)]
     pub explain: bool,
     /// Take results from a remote cache: an image name, type=registry,ref=NAME or type=local,src=DIR
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_from, help_heading = CACHE)]
     pub cache_from: Vec<CacheSpec>,
-    /// Write results to a remote cache: an image name, type=registry,ref=NAME or type=local,dest=DIR, with
-    /// mode=min (the image's own steps) or mode=max (every step)
+    /// Write results to a remote cache: an image name, type=registry,ref=NAME, type=inline (beside the image that is
+    /// pushed) or type=local,dest=DIR, with mode=min (the image's own steps) or mode=max (every step)
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_to, help_heading = CACHE)]
     pub cache_to: Vec<CacheSpec>,
 
@@ -186,6 +189,10 @@ pub struct BuildArgs {
     pub limits: LimitArgs,
     #[command(flatten)]
     pub privileges: PrivilegeArgs,
+    /// Give RUN the proxies of this machine's environment, as proxies of --build-arg: they are in no image
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = choice::boolean, help_heading = STEPS)]
+    pub http_proxy: Option<bool>,
     /// User namespace of RUN: auto or host
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true,
           value_parser = choice::user_namespace, help_heading = STEPS)]
@@ -272,12 +279,13 @@ struct CompatibilityArgs {
     /// Accepted for buildx: attestations are not made
     #[arg(long, hide = true, value_name = "ATTESTATION")]
     attest: Vec<String>,
-    /// Accepted for docker: records keep whole logs
-    #[arg(short = 'D', long, hide = true)]
-    debug: bool,
-    /// Accepted for buildah: records keep whole logs
-    #[arg(long, hide = true, value_name = "LEVEL")]
+    /// As --explain, with debug or trace
+    #[arg(long, hide = true, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error",
+          "fatal", "panic"])]
     log_level: Option<String>,
+    /// As --on-failure=shell
+    #[arg(long, hide = true)]
+    debug_on_error: bool,
     /// Accepted for buildah: steps are always cached, see --no-cache
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = choice::boolean)]
@@ -286,10 +294,6 @@ struct CompatibilityArgs {
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = choice::boolean)]
     skip_unused_stages: Option<bool>,
-    /// Accepted for buildah: proxies are given with --build-arg
-    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_parser = choice::boolean)]
-    http_proxy: Option<bool>,
     /// Accepted for docker: there is no such trust
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = choice::boolean)]
@@ -348,6 +352,10 @@ impl BuildArgs {
         }
         if self.image_format.is_none() {
             self.image_format = environment_format(surroundings.environment)?;
+        }
+        self.explain |= matches!(self.compatibility.log_level.as_deref(), Some("debug" | "trace"));
+        if self.compatibility.debug_on_error {
+            self.on_failure = OnFailure::Shell;
         }
         if self.file == Some(FileSource::Stdin) && self.context == ContextSource::Stdin {
             return Err(ArgsError::BothStdin);
@@ -410,11 +418,10 @@ impl BuildArgs {
             provenance,
             sbom,
             attest,
-            debug,
-            log_level,
+            log_level: _,
+            debug_on_error: _,
             layers,
             skip_unused_stages,
-            http_proxy,
             disable_content_trust: _,
             runtime,
         } = &self.compatibility;
@@ -433,18 +440,21 @@ impl BuildArgs {
         note(wanted(provenance), "--provenance", "attestations are not made");
         note(wanted(sbom), "--sbom", "attestations are not made");
         note(!attest.is_empty(), "--attest", "attestations are not made");
-        note(*debug, "--debug", "`kiln log` has whole logs, `kiln explain` reasons");
-        note(log_level.is_some(), "--log-level", "`kiln log` has whole logs, `kiln explain` reasons");
         note(*layers == Some(false), "--layers=false", "steps are always cached; --no-cache runs all anew");
         let unused = "a stage that the target does not need is not built";
         note(*skip_unused_stages == Some(false), "--skip-unused-stages=false", unused);
-        note(*http_proxy == Some(true), "--http-proxy", "give proxies to steps with --build-arg");
         note(runtime.is_some(), "--runtime", "there is one kind of sandbox");
         for cache in self.cache_from.iter().chain(&self.cache_to) {
+            for key in &cache.unused {
+                note(true, &format!("`{key}` of a cache"), "steps have tags of their own and are only added");
+            }
             if let Some(tag) = cache.unused_tag() {
                 note(true, &format!("the tag `{tag}` of a cache"), "steps have tags of their own beside it");
             }
         }
+        let pushed = self.push || self.outputs.iter().any(|output| output.push);
+        let inline = self.cache_to.iter().any(|cache| cache.location.is_none());
+        note(inline && !pushed, "type=inline", "the image is not pushed");
         for key in self.outputs.iter().flat_map(|output| &output.ignored) {
             note(true, &format!("`{key}` of --output"), "only other builders need it");
         }

@@ -13,8 +13,8 @@ use crate::layer::compress::Compression;
 /// One cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSpec {
-    /// Where.
-    pub location: Location,
+    /// Where; `None` is beside the image, in every repository that it is pushed to (`type=inline`).
+    pub location: Option<Location>,
     /// `mode` of an export.
     pub mode: CacheMode,
     /// `ignore-error`: an export that fails is a warning.
@@ -27,6 +27,8 @@ pub struct CacheSpec {
     pub insecure: bool,
     /// `mounts`: which cache mounts travel.
     pub mounts: Mounts,
+    /// Keys that were given and have no effect.
+    pub unused: Vec<&'static str>,
 }
 
 /// Why a text is not a cache.
@@ -116,8 +118,8 @@ fn elsewhere(kind: &str) -> Option<CacheError> {
     let (kind, why, instead) = match kind {
         "inline" => (
             "inline",
-            "an image carries nothing but itself",
-            "use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once",
+            "an image carries nothing but itself, and its steps are beside it",
+            "use type=registry,ref=IMAGE with the image's name",
         ),
         "gha" => (
             "gha",
@@ -141,20 +143,24 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     };
     let place = pairs.iter().position(|(key, _)| key == "type");
     let kind = place.map(|place| pairs.remove(place).1).ok_or_else(|| CacheError::NoType(text.to_owned()))?;
-    let (name, needed): (&'static str, &'static str) = match (kind.as_str(), export) {
-        ("registry", _) => ("registry", "ref"),
-        ("local", true) => ("local", "dest"),
-        ("local", false) => ("local", "src"),
+    let (name, needed): (&'static str, Option<&'static str>) = match (kind.as_str(), export) {
+        ("registry", _) => ("registry", Some("ref")),
+        ("local", true) => ("local", Some("dest")),
+        ("local", false) => ("local", Some("src")),
+        ("inline", true) => ("inline", None),
         (other, _) => {
-            let meant = closest(other, ["registry", "local"]);
+            let meant = closest(other, ["registry", "local", "inline"]);
             let unknown = || CacheError::Type { kind: other.to_owned(), meant };
             return Err(elsewhere(other).unwrap_or_else(unknown));
         }
     };
     let mut known: Vec<&str> = if export { COMMON_TO.to_vec() } else { vec!["type", "mounts"] };
-    known.push(needed);
-    if name == "registry" {
-        known.push("registry.insecure");
+    known.extend(needed);
+    match name {
+        "registry" => known.push("registry.insecure"),
+        // BuildKit's, for one of several caches in a directory; here all steps are found by their own tags.
+        "local" => known.extend(["tag", "digest", "reset"]),
+        _ => {}
     }
     let mut seen = vec!["type"];
     for (key, _) in &pairs {
@@ -167,8 +173,12 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         seen.push(key);
     }
     let given = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
-    let place = given(needed).filter(|value| !value.is_empty());
-    let place = place.ok_or(CacheError::Missing { kind: name, key: needed })?;
+    let place = match needed {
+        Some(key) => Some(
+            given(key).filter(|value| !value.is_empty()).ok_or(CacheError::Missing { kind: name, key })?,
+        ),
+        None => None,
+    };
     let flag = |key: &str| given(key).map_or(Ok(false), |value| attributes::boolean(key, value));
     for key in ["image-manifest", "oci-mediatypes"] {
         if given(key).is_some() && !flag(key)? {
@@ -176,7 +186,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         }
     }
     Ok(CacheSpec {
-        location: location(name, place)?,
+        location: place.map(|place| location(name, place)).transpose()?,
         mode: match given("mode") {
             None | Some("min") => CacheMode::Min,
             Some("max") => CacheMode::Max,
@@ -193,6 +203,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
             Some(ids) if ids.split(';').any(str::is_empty) => return Err(CacheError::Mounts),
             Some(ids) => Mounts::Only(ids.split(';').map(str::to_owned).collect()),
         },
+        unused: ["tag", "digest", "reset"].into_iter().filter(|key| given(key).is_some()).collect(),
     })
 }
 
@@ -214,36 +225,54 @@ fn compression(name: Option<&str>, level: Option<&str>) -> Result<Option<Compres
 }
 
 impl CacheSpec {
-    /// What `--cache-to` asks for.
-    pub fn target(&self) -> CacheTarget {
-        CacheTarget {
-            location: self.location.clone(),
+    /// The cache of `type=inline`, as BuildKit's build argument asks for it.
+    pub fn inline() -> Self {
+        Self {
+            location: None,
+            mode: CacheMode::Min,
+            ignore_error: false,
+            compression: None,
+            force_compression: false,
+            insecure: false,
+            mounts: Mounts::None,
+            unused: Vec::new(),
+        }
+    }
+
+    /// What `--cache-to` asks for, of an image that is pushed to these names.
+    pub fn targets(&self, pushed: &[Reference]) -> Vec<CacheTarget> {
+        let beside = || pushed.iter().cloned().map(Location::Registry).collect();
+        let locations: Vec<Location> = self.location.clone().map_or_else(beside, |location| vec![location]);
+        let target = |location| CacheTarget {
+            location,
             mode: self.mode,
             ignore_error: self.ignore_error,
             compression: self.compression,
             force_compression: self.force_compression,
             mounts: self.mounts.clone(),
-        }
+        };
+        locations.into_iter().map(target).collect()
     }
 
     /// What `--cache-from` asks for.
-    pub fn source(&self) -> CacheSource {
-        CacheSource { location: self.location.clone(), mounts: self.mounts.clone() }
+    pub fn source(&self) -> Option<CacheSource> {
+        let location = self.location.clone()?;
+        Some(CacheSource { location, mounts: self.mounts.clone() })
     }
 
     /// The registry that need not have a good certificate.
     pub fn insecure_host(&self) -> Option<String> {
         match &self.location {
-            Location::Registry(reference) if self.insecure => Some(reference.registry.clone()),
-            Location::Registry(_) | Location::Directory(_) => None,
+            Some(Location::Registry(reference)) if self.insecure => Some(reference.registry.clone()),
+            Some(Location::Registry(_) | Location::Directory(_)) | None => None,
         }
     }
 
     /// The tag that was given and plays no part.
     pub fn unused_tag(&self) -> Option<&str> {
         match &self.location {
-            Location::Registry(reference) => reference.tag.as_deref().filter(|tag| *tag != "latest"),
-            Location::Directory(_) => None,
+            Some(Location::Registry(reference)) => reference.tag.as_deref().filter(|tag| *tag != "latest"),
+            Some(Location::Directory(_)) | None => None,
         }
     }
 }
@@ -255,14 +284,29 @@ mod tests {
     #[test]
     fn caches() {
         let bare = parse_from("me/app:cache").unwrap();
-        assert_eq!(bare.location, Location::Registry("docker.io/me/app:cache".parse().unwrap()));
+        assert_eq!(bare.location, Some(Location::Registry("docker.io/me/app:cache".parse().unwrap())));
         assert_eq!((bare.unused_tag(), bare.insecure_host()), (Some("cache"), None));
         let to = parse_to("type=local,dest=c,mode=max,compression=zstd,ignore-error=1").unwrap();
-        assert_eq!((to.location.clone(), to.mode), (Location::Directory("c".into()), CacheMode::Max));
+        assert_eq!((to.location.clone(), to.mode), (Some(Location::Directory("c".into())), CacheMode::Max));
         assert_eq!((to.compression, to.ignore_error), (Some(Compression::DEFAULT_ZSTD), true));
         let to = parse_to("type=registry,ref=h:5000/c,image-manifest=true,registry.insecure=true").unwrap();
         assert_eq!((to.compression, to.mode, to.unused_tag()), (None, CacheMode::Min, None));
         assert_eq!(to.insecure_host().as_deref(), Some("h:5000"));
+        let to = parse_to("type=local,dest=c,tag=main,reset=true").unwrap();
+        assert_eq!(to.unused, ["tag", "reset"]);
+    }
+
+    #[test]
+    fn an_inline_cache_is_beside_the_image() {
+        let pushed = ["h/a:1".parse::<Reference>().unwrap(), "h/b".parse().unwrap()];
+        let inline = parse_to("type=inline").unwrap();
+        assert_eq!(inline, CacheSpec::inline());
+        let places: Vec<Location> = inline.targets(&pushed).into_iter().map(|to| to.location).collect();
+        assert_eq!(places, pushed.map(Location::Registry));
+        let local = parse_to("type=local,dest=c").unwrap().targets(&["h/a".parse().unwrap()]);
+        assert_eq!(local.len(), 1);
+        assert!(matches!(parse_from("type=inline"), Err(CacheError::Elsewhere { kind: "inline", .. })));
+        assert!(matches!(parse_to("type=inline,ref=x"), Err(CacheError::Attribute(_))));
     }
 
     #[test]
@@ -283,7 +327,6 @@ mod tests {
             "type=local,dest=a,oci-mediatypes=false",
             "type=local,dest=a,compression=lzma",
             "type=local,dest=a,mounts=",
-            "type=inline",
             "type=gha,scope=a",
             "type=s3,bucket=b",
         ] {
@@ -318,14 +361,12 @@ mod tests {
             unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
         type=local,dest=a,mounts=
             `mounts` names no cache mount; write mounts=all, mounts=ID or mounts=ID;ID
-        type=inline
-            kiln has no cache of type inline: an image carries nothing but itself; use type=registry,ref=IMAGE, which keeps steps beside the image and sends its layers once
         type=gha,scope=a
             kiln has no cache of type gha: GitHub's cache service has no public interface; use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache
         type=s3,bucket=b
             kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
         from
-            unknown key `dest`; known are type, mounts, src
+            unknown key `dest`; known are type, mounts, src, tag, digest, reset
         ");
     }
 }

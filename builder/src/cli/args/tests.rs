@@ -51,20 +51,27 @@ fn options_without_effect_are_told() {
     let told = |arguments: &[&str]| build(arguments).notices().join("\n");
     for (option, part) in [
         ("--attest=type=sbom", "--attest has no effect"),
-        ("-D", "`kiln log`"),
-        ("--log-level=debug", "--log-level has no effect"),
         ("--layers=false", "--no-cache"),
         ("--skip-unused-stages=false", "--skip-unused-stages=false has no effect"),
-        ("--http-proxy", "--build-arg"),
         ("--runtime=crun", "--runtime has no effect"),
         ("--rm", "--rm has no effect"),
         ("--provenance=mode=max", "--provenance has no effect"),
     ] {
         assert!(told(&[option]).contains(part), "{option}: {}", told(&[option]));
     }
-    let silent =
-        ["--layers", "--skip-unused-stages", "--http-proxy=false", "--disable-content-trust", "--sbom=false"];
+    let silent = ["--layers", "--skip-unused-stages", "--disable-content-trust", "--sbom=false"];
     assert_eq!(told(&silent), "");
+}
+
+#[test]
+fn other_words_for_the_same() {
+    for option in ["-D", "--debug", "--log-level=debug", "--log-level=trace"] {
+        assert!(build(&[option]).explain, "{option}");
+    }
+    assert!(!build(&["--log-level=warn"]).explain);
+    assert_eq!(build(&["--debug-on-error"]).on_failure, choice::OnFailure::Shell);
+    assert_eq!(build(&["--digest-file=d"]).digestfile, Some("d".into()));
+    assert!(message(&["kiln", "build", "--log-level=loud"]).contains("loud"));
 }
 
 #[test]
@@ -143,6 +150,8 @@ fn help_is_grouped() {
           --max-layers <N>                  Merge the uppermost layers of this build when the image
                                             would have more
           --iidfile <PATH>                  Write the image's id to a file
+          --digestfile <PATH>               Write the digest of the manifest or index to a file, as it
+                                            is in a registry [alias: --digest-file]
           --metadata-file <PATH>            Write what was built to a JSON file
 
     Cache:
@@ -150,12 +159,13 @@ fn help_is_grouped() {
           --no-cache-filter <STAGE>  Run the steps of these stages anew
           --cache-ttl <DURATION>     Run steps anew whose results are older, e.g. 24h or 7d; 0 for all
                                      steps
-          --explain                  Tell why each step ran
+      -D, --explain                  Tell why each step ran [alias: --debug]
           --cache-from <CACHE>       Take results from a remote cache: an image name,
                                      type=registry,ref=NAME or type=local,src=DIR
           --cache-to <CACHE>         Write results to a remote cache: an image name,
-                                     type=registry,ref=NAME or type=local,dest=DIR, with mode=min (the
-                                     image's own steps) or mode=max (every step)
+                                     type=registry,ref=NAME, type=inline (beside the image that is
+                                     pushed) or type=local,dest=DIR, with mode=min (the image's own
+                                     steps) or mode=max (every step)
 
     Steps:
           --secret <SECRET>            Offer a secret to steps: id=NAME,src=FILE or id=NAME,env=VARIABLE
@@ -171,6 +181,8 @@ fn help_is_grouped() {
           --dns-option <OPTION>        Resolver option of RUN
           --shm-size <SIZE>            Size of /dev/shm, e.g. 64m
           --ulimit <NAME=SOFT[:HARD]>  Resource limit of RUN, e.g. nofile=1024:4096
+          --http-proxy[=<BOOL>]        Give RUN the proxies of this machine's environment, as proxies of
+                                       --build-arg: they are in no image
           --userns <MODE>              User namespace of RUN: auto or host
           --jobs <N>                   Steps that run at once [default: one per processor]
           --keep-going                 After a failure, run what does not depend on it, and report all

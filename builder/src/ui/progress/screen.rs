@@ -19,13 +19,42 @@ pub struct Screen {
     columns: usize,
 }
 
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// As other text.
+    Plain,
+    /// Fainter.
+    Dim,
+    /// One of the eight colours of every terminal: 30 is black, 37 white.
+    Basic(u8),
+    /// Red, green and blue.
+    Exact(u8, u8, u8),
+}
+
+impl Colour {
+    pub const RED: Self = Self::Basic(31);
+    pub const YELLOW: Self = Self::Basic(33);
+    pub const BLUE: Self = Self::Basic(34);
+
+    /// Parameters of the escape sequence; `None` for none.
+    fn code(self) -> Option<String> {
+        match self {
+            Self::Plain => None,
+            Self::Dim => Some("2".to_owned()),
+            Self::Basic(code) => Some(code.to_string()),
+            Self::Exact(red, green, blue) => Some(format!("38;2;{red};{green};{blue}")),
+        }
+    }
+}
+
 /// A line with its colour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Styled {
     /// The text, without control characters.
     pub text: String,
-    /// SGR code, e.g. `31`; empty for none.
-    pub code: &'static str,
+    /// How it is written.
+    pub colour: Colour,
 }
 
 impl Screen {
@@ -51,10 +80,9 @@ impl Screen {
         }
         self.columns = columns;
         for line in above.iter().chain(frame) {
-            if line.code.is_empty() {
-                bytes.push_str(&line.text);
-            } else {
-                bytes.push_str(&format!("\x1b[{}m{}\x1b[0m", line.code, line.text));
+            match line.colour.code() {
+                None => bytes.push_str(&line.text),
+                Some(code) => bytes.push_str(&format!("\x1b[{code}m{}\x1b[0m", line.text)),
             }
             bytes.push_str("\x1b[K\n");
         }

@@ -145,16 +145,17 @@ impl Steps {
 }
 
 impl Step {
-    /// The last line of output that is not blank, an unfinished one included.
-    pub fn last_line(&self) -> Option<String> {
+    /// The last lines of output that are not blank, an unfinished one included; the oldest first.
+    pub fn last_lines(&self, most: usize) -> Vec<String> {
         if self.elsewhere {
-            return Some(super::ELSEWHERE.to_owned());
+            return vec![super::ELSEWHERE.to_owned()];
         }
         let partial = tail_line(self.streams.get(self.last_stream).map_or(&[][..], Lines::partial));
-        if !partial.trim().is_empty() {
-            return Some(partial);
-        }
-        self.tail.iter().rev().find(|line| !line.trim().is_empty()).cloned()
+        let lines = std::iter::once(&partial).chain(self.tail.iter().rev());
+        let mut last: Vec<String> =
+            lines.filter(|line| !line.trim().is_empty()).take(most).cloned().collect();
+        last.reverse();
+        last
     }
 
     /// What it is called.

@@ -283,6 +283,10 @@ fn tty_leaves_one_line_for_each_step() {
 
 /// The frame in the middle of a build with two transfers and two steps.
 fn middle(size: Size) -> String {
+    middle_with(size, 1)
+}
+
+fn middle_with(size: Size, log_lines: usize) -> String {
     let mut steps = state::Steps::default();
     let events = [
         (0, planned(1, "[base 1/3] FROM docker.io/library/debian:12")),
@@ -298,7 +302,7 @@ fn middle(size: Size) -> String {
     for (at, event) in events {
         steps.handle(&event, Duration::from_millis(at));
     }
-    let lines = tty::frame(&steps, size, Duration::from_millis(2100));
+    let lines = tty::frame(&steps, size, Duration::from_millis(2100), log_lines);
     for line in &lines {
         assert!(crate::ui::text::width(&line.text) < size.columns.max(2), "{line:?}");
     }
@@ -326,6 +330,13 @@ fn tty_frames_fit() {
     [+] 1/3 steps, 1 cached                                                    2.1s
      ... and 2 more running
     ");
+    insta::assert_snapshot!(middle_with(Size { columns: 40, rows: 6 }, 9), @r"
+    [+] 1/3 steps, 1 cached            2.1s
+     => [base 2/3] RUN apt-get update  2.1s
+        Get:1 http://deb.debian.org/debi...
+        Get:2
+     => [web 1/1] COPY \x1b[2J漢字 /   2.1s
+    ");
     for columns in 0..60 {
         for rows in 0..6 {
             middle(Size { columns, rows });
@@ -337,7 +348,7 @@ fn tty_frames_fit() {
 fn tty_erases_what_a_narrower_terminal_wrapped() {
     let buffer = Buffer::default();
     let mut screen = screen::Screen::new(Output::new(Box::new(buffer.clone())));
-    let line = |text: &str| screen::Styled { text: text.to_owned(), code: "" };
+    let line = |text: &str| screen::Styled { text: text.to_owned(), colour: screen::Colour::Plain };
     screen.draw(&[], &[line("0123456789"), line("01234")], 20);
     let before = buffer.text().len();
     screen.draw(&[line("above")], &[line("x")], 4);

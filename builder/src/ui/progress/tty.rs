@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::base::events::{Event, Outcome};
 
 use super::bar;
-use super::screen::{Screen, Styled};
+use super::palette::Palette;
+use super::screen::{Colour, Screen, Styled};
 use super::state::{Step, Steps, Transfer};
 use crate::ui::terminal::Size;
 use crate::ui::{size, text};
@@ -20,44 +21,55 @@ const MAX_SHOWN_TRANSFERS: usize = 4;
 /// Events that come faster than this are drawn together.
 const FRAME_EVERY: Duration = Duration::from_millis(50);
 
-const BLUE: &str = "34";
-const RED: &str = "31";
-const YELLOW: &str = "33";
-const DIM: &str = "2";
+/// What the user chose about the live display.
+#[derive(Debug, Clone, Copy)]
+pub struct Appearance {
+    /// None for no colours.
+    pub palette: Option<Palette>,
+    /// Lines of output shown of each running step, where there is room.
+    pub log_lines: usize,
+}
+
+impl Appearance {
+    /// Lines of output of a running step, unless `BUILDKIT_TTY_LOG_LINES` says otherwise.
+    pub const LOG_LINES: usize = 1;
+}
 
 /// The live display.
 pub struct Tty {
     screen: Screen,
     size: Box<dyn Fn() -> Size + Send>,
-    colour: bool,
+    appearance: Appearance,
     above: Vec<Styled>,
     drawn_at: Option<Duration>,
 }
 
 impl Tty {
     /// A display on `screen`; `size` is asked before every frame.
-    pub fn new(screen: Screen, size: Box<dyn Fn() -> Size + Send>, colour: bool) -> Self {
-        Self { screen, size, colour, above: Vec::new(), drawn_at: None }
+    pub fn new(screen: Screen, size: Box<dyn Fn() -> Size + Send>, appearance: Appearance) -> Self {
+        Self { screen, size, appearance, above: Vec::new(), drawn_at: None }
     }
 
     /// Takes an event in; draws unless a frame was drawn just now.
     pub fn handle(&mut self, event: &Event, steps: &Steps, now: Duration) {
+        let palette = self.appearance.palette.unwrap_or_default();
         match event {
             // The next tick shows it, if it is still so then: most registries answer at once.
             Event::LookingUp { .. } => return,
             Event::Finished { step, outcome, took } => {
                 let columns = usable((self.size)().columns);
                 let name = steps.name(*step).unwrap_or_default();
-                self.above.push(finished(&name, outcome, *took, columns));
+                self.above.push(finished(&name, outcome, *took, columns, &palette));
                 if let Outcome::Failed(message) = outcome {
                     let line = format!("    {message}");
-                    self.above.push(Styled { text: text::fit(&line, columns).into_owned(), code: RED });
+                    self.above
+                        .push(Styled { text: text::fit(&line, columns).into_owned(), colour: palette.error });
                 }
             }
             // A warning is kept whole: it may wrap, as it is never drawn over.
             Event::Warning { message } => {
                 let text = format!(" WARNING: {}", text::visible(message));
-                self.above.push(Styled { text, code: YELLOW });
+                self.above.push(Styled { text, colour: palette.warning });
             }
             _ => {}
         }
@@ -68,7 +80,7 @@ impl Tty {
 
     /// Writes a line above the frame.
     pub fn say(&mut self, line: &str, steps: &Steps, now: Duration) {
-        self.above.push(Styled { text: text::visible(line).into_owned(), code: "" });
+        self.above.push(Styled { text: text::visible(line).into_owned(), colour: Colour::Plain });
         self.draw(steps, now);
     }
 
@@ -76,7 +88,8 @@ impl Tty {
     pub fn draw(&mut self, steps: &Steps, now: Duration) {
         let size = (self.size)();
         let is_busy = steps.running().next().is_some() || steps.looking_up().is_some();
-        let lines = if is_busy { frame(steps, size, now) } else { Vec::new() };
+        let log_lines = self.appearance.log_lines;
+        let lines = if is_busy { frame(steps, size, now, log_lines) } else { Vec::new() };
         self.put(lines, size.columns);
         self.drawn_at = Some(now);
     }
@@ -89,9 +102,9 @@ impl Tty {
 
     fn put(&mut self, mut frame: Vec<Styled>, columns: usize) {
         let mut above = std::mem::take(&mut self.above);
-        if !self.colour {
+        if self.appearance.palette.is_none() {
             for line in above.iter_mut().chain(&mut frame) {
-                line.code = "";
+                line.colour = Colour::Plain;
             }
         }
         self.screen.draw(&above, &frame, columns);
@@ -99,19 +112,19 @@ impl Tty {
 }
 
 /// The line that stays of a finished step.
-fn finished(name: &str, outcome: &Outcome, took: Duration, columns: usize) -> Styled {
-    let (word, code) = match outcome {
-        Outcome::Done => ("", BLUE),
-        Outcome::Cached => ("CACHED ", BLUE),
-        Outcome::Failed(_) => ("ERROR ", RED),
-        Outcome::Cancelled => ("CANCELED ", YELLOW),
+fn finished(name: &str, outcome: &Outcome, took: Duration, columns: usize, palette: &Palette) -> Styled {
+    let (word, colour) = match outcome {
+        Outcome::Done => ("", palette.run),
+        Outcome::Cached => ("CACHED ", palette.run),
+        Outcome::Failed(_) => ("ERROR ", palette.error),
+        Outcome::Cancelled => ("CANCELED ", palette.cancel),
     };
     let time = if matches!(outcome, Outcome::Cached) { String::new() } else { seconds(took) };
-    Styled { text: bar::line(&format!(" => {word}{name}"), &time, columns), code }
+    Styled { text: bar::line(&format!(" => {word}{name}"), &time, columns), colour }
 }
 
 /// The lines below.
-pub fn frame(steps: &Steps, size: Size, now: Duration) -> Vec<Styled> {
+pub fn frame(steps: &Steps, size: Size, now: Duration, log_lines: usize) -> Vec<Styled> {
     let columns = usable(size.columns);
     // The cursor takes a row of its own.
     let rows = size.rows.saturating_sub(1).max(1);
@@ -122,7 +135,7 @@ pub fn frame(steps: &Steps, size: Size, now: Duration) -> Vec<Styled> {
         Some((image, _)) => format!("[+] looking up {}", text::visible(image)),
         None => format!("[+] {ended}/{} steps, {} cached", totals.planned, totals.cached),
     };
-    let mut lines = vec![Styled { text: bar::line(&heading, &seconds(now), columns), code: "" }];
+    let mut lines = vec![Styled { text: bar::line(&heading, &seconds(now), columns), colour: Colour::Plain }];
     let room = rows.saturating_sub(lines.len());
     // With more steps than rows, the last row says how many are missing.
     let shown = if running.len() > room { room.saturating_sub(1) } else { running.len() };
@@ -130,24 +143,24 @@ pub fn frame(steps: &Steps, size: Size, now: Duration) -> Vec<Styled> {
     for step in running.iter().take(shown) {
         let time = seconds(now.saturating_sub(step.running_since.unwrap_or(now)));
         let name = format!(" => {}", step.shown_name());
-        lines.push(Styled { text: bar::line(&name, &time, columns), code: "" });
-        for detail in details(step, now, columns) {
+        lines.push(Styled { text: bar::line(&name, &time, columns), colour: Colour::Plain });
+        for detail in details(step, now, columns, log_lines) {
             if spare == 0 {
                 break;
             }
             spare -= 1;
-            lines.push(Styled { text: detail, code: DIM });
+            lines.push(Styled { text: detail, colour: Colour::Dim });
         }
     }
     if shown < running.len() && room > 0 {
         let more = format!(" ... and {} more running", running.len() - shown);
-        lines.push(Styled { text: text::fit(&more, columns).into_owned(), code: DIM });
+        lines.push(Styled { text: text::fit(&more, columns).into_owned(), colour: Colour::Dim });
     }
     lines
 }
 
-/// What a step moves and what it said last.
-fn details(step: &Step, now: Duration, columns: usize) -> Vec<String> {
+/// What a step moves and what it said last, `log_lines` of it.
+fn details(step: &Step, now: Duration, columns: usize, log_lines: usize) -> Vec<String> {
     let moving: Vec<&Transfer> = step.transfers.iter().filter(|transfer| !transfer.is_complete()).collect();
     let mut lines: Vec<String> = moving
         .iter()
@@ -161,7 +174,7 @@ fn details(step: &Step, now: Duration, columns: usize) -> Vec<String> {
         let more = format!("    ... and {} more", moving.len() - MAX_SHOWN_TRANSFERS);
         lines.push(text::fit(&more, columns).into_owned());
     }
-    if let Some(line) = step.last_line() {
+    for line in step.last_lines(log_lines) {
         let line = format!("    {}", text::plain(&line).trim_end());
         lines.push(text::fit(&line, columns).into_owned());
     }
