@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use crate::base;
-use crate::project::{Project, skipped};
+use crate::project::{Ended, Project, skipped};
 use crate::pty::Session;
 use crate::registry::Registry;
 
@@ -259,4 +259,25 @@ fn a_registry_that_takes_its_time_is_named_and_leaves_no_line() {
         text.starts_with(" => [1/2] FROM") && !text.contains("looking up") && !text.contains("[+]"),
         "{text}"
     );
+}
+
+#[test]
+fn lists_fit_into_a_terminal() {
+    let Some(project) = Project::with_base() else { return };
+    let name = "registry.example/a-team/an-application-with-a-long-name:2026-11-26";
+    let project =
+        project.buildfile("FROM base\nRUN echo one; echo two; echo three; echo four; echo five > /five\n");
+    Ended::of(&mut project.build_command(["-t", name])).ok();
+    for args in [&["history"][..], &["inspect", name], &["layers", name]] {
+        let session = Session::start(project.kiln(args).env("TERM", "xterm"), 50, 80);
+        let (code, bytes) = session.end();
+        assert_eq!(code, Some(0));
+        let mut parser = vt100::Parser::new(size(50), size(80), 0);
+        parser.process(&bytes);
+        for (row, text) in (0..50).zip(parser.screen().rows(0, 80)) {
+            // Digests are for copying, and never cut.
+            let is_digest = text.starts_with("digest ") || text.starts_with("id ");
+            assert!(is_digest || !parser.screen().row_wrapped(row), "{args:?}: {text}");
+        }
+    }
 }
