@@ -13,7 +13,7 @@ use crate::base::causes::one_line as explain;
 use crate::base::digest::Digest;
 use crate::base::events::{Event, EventSink};
 use crate::base::limits::MAX_METADATA_BYTES;
-use crate::context::layout::{self, Layout, LayoutRef};
+use crate::context::layout::{self, Layout, LayoutError, LayoutRef};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Index, Manifest};
 use crate::image::platform::Platform;
@@ -58,7 +58,7 @@ impl<'a> Resolver<'a> {
         Self { events: events.clone(), ..self }
     }
 
-    fn layout(&self, reference: &LayoutRef) -> Result<(usize, Arc<Layout>), layout::LayoutError> {
+    fn layout(&self, reference: &LayoutRef) -> Result<(usize, Arc<Layout>), LayoutError> {
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(number) = layouts.iter().position(|layout| layout.path() == reference.path) {
             return Ok((number, layouts[number].clone()));
@@ -80,7 +80,14 @@ impl<'a> Resolver<'a> {
         };
         find().map_err(|error| ResolveError {
             message: explain(&*error),
-            hint: Some("write oci-layout://DIR, oci-layout://DIR:TAG or oci-layout://DIR@DIGEST".to_owned()),
+            hint: Some(match error.downcast_ref::<LayoutError>() {
+                Some(LayoutError::NotALayout { path, missing: "oci-layout" }) if path.is_file() => format!(
+                    "an archive of `docker save` or `podman save` comes into the store with `kiln copy docker-archive:{} \
+                     NAME`; name it as docker-image://NAME then",
+                    path.display()
+                ),
+                _ => "write oci-layout://DIR, oci-layout://DIR:TAG or oci-layout://DIR@DIGEST".to_owned(),
+            }),
         })
     }
 

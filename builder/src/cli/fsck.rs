@@ -28,7 +28,14 @@ pub(super) fn fsck(root: Option<PathBuf>, args: &FsckArgs) -> Result<u8, Failure
     }
     let privilege = session::enter()?;
     session::end_on_signals();
-    let mut store = session::open_store(&root)?;
+    let mut store = match Store::open(&root) {
+        // It could be opened, and not be used.
+        Err(error) if args.repair && error.is_damaged_database() => {
+            Store::discard_database(&root).map_err(|e| of_store(&e))?;
+            session::open_store(&root)?
+        }
+        opened => session::told(&root, opened)?,
+    };
     if args.repair && store.check_database().is_err_and(|error| error.is_damaged_database()) {
         drop(store);
         Store::discard_database(&root).map_err(|e| of_store(&e))?;

@@ -16,7 +16,7 @@ use crate::transfer::{Inventory, Origin, TransferError, index_of};
 use crate::ui::failure::{Failure, Kind};
 use crate::ui::progress::Mode;
 use crate::ui::table::{Align, Table};
-use crate::ui::{print, size, text};
+use crate::ui::{print, size, terminal, text};
 
 /// Layers have histories of any length.
 const MAX_COMMAND_COLUMNS: usize = 80;
@@ -219,6 +219,8 @@ impl Shown<'_> {
     }
 
     fn layers(&self, config: &ImageConfig) -> String {
+        /// The column that gives way in a narrow terminal.
+        const COMMAND: usize = 2;
         let mut table =
             Table::new(&[("LAYER", Align::Left), ("SIZE", Align::Right), ("MADE BY", Align::Left)]);
         for (layer, command) in self.manifest.layers.iter().zip(self.commands(config)) {
@@ -226,7 +228,10 @@ impl Shown<'_> {
             let command = text::fit(&command, MAX_COMMAND_COLUMNS).into_owned();
             table.row([format!("sha256:{}", layer.digest.short()), size::human(layer.size), command]);
         }
-        table.render()
+        match terminal::stdout_columns() {
+            Some(columns) => table.render_within(columns, COMMAND),
+            None => table.render(),
+        }
     }
 }
 

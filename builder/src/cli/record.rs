@@ -68,6 +68,8 @@ pub(super) fn history(root: Option<PathBuf>, args: &HistoryArgs) -> Result<u8, F
             .collect();
         return printed(print::line(format!("{:#}", json!(all)))).map(|()| EXIT_OK);
     }
+    /// The column that gives way in a narrow terminal.
+    const WHAT: usize = 2;
     let mut table = Table::new(&[
         ("BUILD", Align::Left),
         ("BEGAN", Align::Left),
@@ -84,7 +86,11 @@ pub(super) fn history(root: Option<PathBuf>, args: &HistoryArgs) -> Result<u8, F
             Err(error) => table.row([entry.id().to_owned(), String::new(), String::new(), error.to_string()]),
         }
     }
-    printed(print::line(table.render().trim_end())).map(|()| EXIT_OK)
+    let table = match terminal::stdout_columns() {
+        Some(columns) => table.render_within(columns, WHAT),
+        None => table.render(),
+    };
+    printed(print::line(table.trim_end())).map(|()| EXIT_OK)
 }
 
 fn row(head: &Head) -> [String; 8] {

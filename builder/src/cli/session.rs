@@ -113,7 +113,8 @@ pub(super) fn open_store(root: &Path) -> Result<Store, Failure> {
     told(root, Store::open(root))
 }
 
-fn told(root: &Path, opened: Result<Store, StoreError>) -> Result<Store, Failure> {
+/// Tells when the database was made anew.
+pub(super) fn told(root: &Path, opened: Result<Store, StoreError>) -> Result<Store, Failure> {
     let store = opened.map_err(|error| super::failure::of_store(&error))?;
     if store.was_recovered() {
         crate::ui::print::talk(format!(

@@ -22,6 +22,12 @@ pub(super) use members::Members;
 
 use gzip::GzipWriter;
 
+/// What one of zstd's threads compresses at a time. Its own choice would be twice as much, and with that a layer of
+/// any size takes more than 120 MiB on two processors and as much more on each further pair.
+const ZSTD_JOB_BYTES: u32 = 4 * 1024 * 1024;
+/// More are no faster than the hashing of what they read and write, and each has jobs under way.
+const MAX_ZSTD_THREADS: usize = 4;
+
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Compression {
@@ -75,7 +81,9 @@ impl Compression {
             Self::Gzip { level } => {
                 format!("gzip libdeflater=1.26.1 block={BLOCK_BYTES} dense=1 level={level}")
             }
-            Self::Zstd { level } => format!("zstd zstd=0.14.3 mt checksum level={level}"),
+            Self::Zstd { level } => {
+                format!("zstd zstd=0.14.3 mt job={ZSTD_JOB_BYTES} checksum level={level}")
+            }
         }
     }
 }
@@ -99,8 +107,9 @@ impl<W: Write> Compressor<W> {
             Compression::Gzip { level } => Inner::Gzip(GzipWriter::new(inner, level, threads)?),
             Compression::Zstd { level } => {
                 let mut encoder = zstd::Encoder::new(inner, level)?;
+                encoder.set_parameter(zstd::zstd_safe::CParameter::JobSize(ZSTD_JOB_BYTES))?;
                 // Without workers zstd takes another path with other bytes.
-                encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
+                encoder.multithread(u32::try_from(threads.min(MAX_ZSTD_THREADS)).unwrap_or(1))?;
                 encoder.include_checksum(true)?;
                 Inner::Zstd(encoder)
             }

@@ -75,7 +75,8 @@ impl<'a> Comparison<'a> {
             };
         };
         if earlier.step.key == step.key {
-            return MissReason::Removed;
+            // An input that gives something else each time it runs (`date`) has the same definition all the same.
+            return self.of_inputs(step, earlier, depth);
         }
         let about = (&self.record.head.about, &earlier.build.head.about);
         if let Some(reason) = self.of_step(step, earlier.step, about) {
@@ -162,7 +163,8 @@ impl<'a> Comparison<'a> {
             }
             return MissReason::Other;
         }
-        if matches!(is.outcome, StepOutcome::Ran | StepOutcome::Failed) {
+        // One with an equal definition and another content ran again in this build, or in one between.
+        if matches!(is.outcome, StepOutcome::Ran | StepOutcome::Failed) || is.key == was.key {
             return MissReason::InputRan { step: is.name.clone() };
         }
         MissReason::InputReplaced { step: is.name.clone(), was: was.name.clone() }

@@ -72,10 +72,11 @@ impl Inner {
         token.expires.is_none_or(|end| Instant::now() < end).then(|| token.value.clone())
     }
 
-    /// Answers the challenge of a 401; false when there is nothing to answer with.
+    /// Answers the challenge of a 401 to a request that was sent with `used`; false when there is nothing to answer with.
     pub(super) async fn authorize(
         &self,
         call: &Call<'_>,
+        used: Option<&HeaderValue>,
         headers: &HeaderMap,
     ) -> Result<bool, RegistryError> {
         let mut challenges = parse_challenges(headers);
@@ -102,11 +103,10 @@ impl Inner {
                 challenge: tidy(&schemes.join(", ")),
             });
         };
-        let key = key(call);
-        let mut tokens = self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The same Basic credentials again would be refused again.
-        let same = tokens.get(&key).is_some_and(|old| token.expires.is_none() && old.value == token.value);
-        tokens.insert(key, token);
+        // The same Basic credentials again would be refused again. What is known by now says nothing about this request:
+        // another one may have got it meanwhile.
+        let same = token.expires.is_none() && used == Some(&token.value);
+        self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key(call), token);
         Ok(!same)
     }
 

@@ -98,7 +98,7 @@ impl Inner {
             let asked = match self.options.net.send(request).await {
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED && renewals < MAX_RENEWALS => {
                     renewals += 1;
-                    if self.authorize(call, response.headers()).await? {
+                    if self.authorize(call, authorization.as_ref(), response.headers()).await? {
                         continue;
                     }
                     return Ok(response);

@@ -98,6 +98,8 @@ struct Inner {
     credentials: Mutex<BTreeMap<(String, String), Arc<credentials::Lookup>>>,
     /// Hosts of mirrors that failed.
     lost_mirrors: Mutex<BTreeSet<String>>,
+    /// Registries that failed on uploads in one request, and took them as PATCH and PUT.
+    patched: Mutex<BTreeSet<String>>,
 }
 
 /// A manifest that was chosen for a platform.
@@ -152,6 +154,7 @@ impl Client {
             tokens: Mutex::default(),
             credentials: Mutex::default(),
             lost_mirrors: Mutex::default(),
+            patched: Mutex::default(),
         };
         Ok(Self(Arc::new(inner), cancel))
     }

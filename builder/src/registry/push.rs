@@ -179,29 +179,54 @@ impl Inner {
         let of_host = self.options.hosts.get(&reference.registry).and_then(|host| host.chunk_bytes);
         let chunk_bytes =
             options.chunk_bytes.or(of_host).filter(|bytes| (1..descriptor.size).contains(bytes));
+        // Some registries know no upload in one request, although the specification asks for it.
+        let mut patching = chunk_bytes.is_none() && self.wants_patches(&endpoint);
         let mut attempt = 0;
         loop {
             let session = match opened.take() {
                 Some(session) => session,
                 None => self.start_upload(&endpoint, reference).await?,
             };
-            let result = match chunk_bytes {
+            let result = match chunk_bytes.or(patching.then_some(descriptor.size)) {
                 Some(bytes) => {
                     let chunks = (bytes, options);
                     self.upload_chunks(&endpoint, reference, descriptor, source, chunks, session).await
                 }
                 None => self.upload_whole(&endpoint, reference, descriptor, source, options, session).await,
-            }?;
+            };
+            let result = match result {
+                // What was but a guess ends no push.
+                Err(error @ RegistryError::Status { .. }) if patching => Sent::Broken(error, None),
+                result => result?,
+            };
             let (error, asked) = match result {
-                Sent::Answer(_) => return Ok(BlobOutcome::Uploaded),
+                Sent::Answer(_) => {
+                    if patching {
+                        self.note_patches(&endpoint);
+                    }
+                    return Ok(BlobOutcome::Uploaded);
+                }
                 Sent::Broken(error, asked) => (error, asked),
             };
+            let failed = matches!(error, RegistryError::Status { status: 500..=599, .. });
+            patching = chunk_bytes.is_none() && failed && !patching;
             if attempt >= net.retries {
                 return Err(error);
             }
             tokio::time::sleep(retry::delay(net, attempt, asked)).await;
             attempt += 1;
         }
+    }
+
+    /// Whether an upload of one piece has to go as a PATCH and an empty PUT.
+    fn wants_patches(&self, endpoint: &Endpoint) -> bool {
+        let patched = self.patched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        patched.contains(&endpoint.registry)
+    }
+
+    fn note_patches(&self, endpoint: &Endpoint) {
+        let mut patched = self.patched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        patched.insert(endpoint.registry.clone());
     }
 
     /// Asks the registry to take a blob from `from`. Any other answer than yes means no: a registry that cannot
@@ -304,11 +329,20 @@ impl Inner {
         let url = with_digest(session, &descriptor.digest);
         let call = Call::push(endpoint, reference, Method::PUT, url)
             .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        let response = self.exchange(&call).await?;
-        if response.status() == StatusCode::CREATED {
-            return Ok(Sent::Answer(response));
+        let response = match self.exchange(&call).await {
+            Err(RegistryError::Net(error)) if error.is_temporary() => {
+                return Ok(Sent::Broken(error.into(), None));
+            }
+            result => result?,
+        };
+        match response.status() {
+            StatusCode::CREATED => Ok(Sent::Answer(response)),
+            status if may_pass(status) => {
+                let asked = retry::asked_delay(response.headers());
+                Ok(Sent::Broken(self.refusal(&call, response).await, asked))
+            }
+            _ => Err(self.refusal(&call, response).await),
         }
-        Err(self.refusal(&call, response).await)
     }
 
     /// Where an upload goes on (distribution spec, "Pushing a blob in chunks").
@@ -340,19 +374,19 @@ impl Inner {
     async fn send_piece(&self, call: &Call<'_>, piece: &Piece<'_>) -> Result<Sent, RegistryError> {
         let mut renewals = 0;
         loop {
-            let response = match self.stream_piece(call, piece).await? {
+            let authorization = self.known_authorization(call);
+            let response = match self.stream_piece(call, piece, authorization.clone()).await? {
                 Ok(response) => response,
                 Err(error) => return Ok(Sent::Broken(error, None)),
             };
             match response.status() {
                 StatusCode::UNAUTHORIZED if renewals < MAX_RENEWALS => {
                     renewals += 1;
-                    if !self.authorize(call, response.headers()).await? {
+                    if !self.authorize(call, authorization.as_ref(), response.headers()).await? {
                         return Ok(Sent::Answer(response));
                     }
                 }
-                // 404: the registry does not know the session any more.
-                status if retry::is_temporary_status(status) || status == StatusCode::NOT_FOUND => {
+                status if may_pass(status) => {
                     let asked = retry::asked_delay(response.headers());
                     return Ok(Sent::Broken(self.refusal(call, response).await, asked));
                 }
@@ -366,10 +400,11 @@ impl Inner {
         &self,
         call: &Call<'_>,
         piece: &Piece<'_>,
+        authorization: Option<HeaderValue>,
     ) -> Result<Result<Response, RegistryError>, RegistryError> {
         let source_error = |source| RegistryError::Source { digest: piece.descriptor.digest, source };
         let mut reader = piece.source.open(piece.offset).map_err(source_error)?.take(piece.length);
-        let mut request = call.request(self.known_authorization(call));
+        let mut request = call.request(authorization);
         if piece.length <= MAX_INLINE_BYTES {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).map_err(source_error)?;
@@ -493,6 +528,11 @@ impl Piece<'_> {
             actual: self.offset + read,
         })
     }
+}
+
+/// Whether a new session may get past an answer. 404: the registry does not know the session any more.
+fn may_pass(status: StatusCode) -> bool {
+    retry::is_temporary_status(status) || status == StatusCode::NOT_FOUND
 }
 
 fn passing(

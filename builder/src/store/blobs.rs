@@ -74,7 +74,7 @@ impl Store {
             .read_to_end(&mut bytes)
             .map_err(StoreError::io("read", &path))?;
         if bytes.len() as u64 > limit {
-            return Err(StoreError::Malformed(format!("blob {digest} is larger than {limit} bytes")));
+            return Err(StoreError::LargeBlob { digest: *digest, limit_bytes: limit });
         }
         let actual = Digest::of(&bytes);
         if actual != *digest {

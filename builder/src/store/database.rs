@@ -15,7 +15,7 @@ use super::StoreError;
 use crate::sys::range_lock;
 
 /// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
-const MIGRATIONS: [&str; 3] = [TABLES, COLLECTION, SEEKABLE];
+const MIGRATIONS: [&str; 4] = [TABLES, COLLECTION, SEEKABLE, SUMS];
 
 /// Version of the schema that this program knows.
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
@@ -113,6 +113,17 @@ CREATE TABLE IF NOT EXISTS seekable (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What a row says of itself (`records::sum`); NULL in rows of earlier versions.
+const SUMS: &str = "
+ALTER TABLE steps ADD COLUMN sum TEXT;
+ALTER TABLE blobs ADD COLUMN sum TEXT;
+ALTER TABLE downloads ADD COLUMN sum TEXT;
+ALTER TABLE layers ADD COLUMN sum TEXT;
+ALTER TABLE seekable ADD COLUMN sum TEXT;
+ALTER TABLE chains ADD COLUMN sum TEXT;
+ALTER TABLE results ADD COLUMN sum TEXT;
+";
+
 /// The open database. One connection for each process, behind a lock that is held for single statements or short
 /// transactions only.
 #[derive(Debug)]
@@ -130,6 +141,11 @@ static MET_DAMAGE: AtomicBool = AtomicBool::new(false);
 /// longer: a miss, a message.
 pub fn met_damage() -> bool {
     MET_DAMAGE.load(Ordering::Relaxed)
+}
+
+/// Makes [`met_damage`] true.
+pub(super) fn note_damage() {
+    MET_DAMAGE.store(true, Ordering::Relaxed);
 }
 
 /// The byte of `kiln.lock` that everybody shares who has the database open.
@@ -162,7 +178,7 @@ impl Database {
             lock.lock().map_err(lock_error("lock"))?;
             // Somebody else may have made it while this process waited.
             drop(found);
-            found = find(path, was_used).map_err(fail)?;
+            found = find_current(path, was_used).map_err(fail)?;
         }
         let mut recovered = false;
         if matches!(found, Found::Damaged) {
@@ -171,17 +187,14 @@ impl Database {
             user = open_lock(&lock_path)?;
             set_aside(path, &user)?;
             recovered = true;
-            found = find(path, false).map_err(fail)?;
+            found = find_current(path, false).map_err(fail)?;
             range_lock::share(&user, USERS).map_err(lock_error("lock"))?;
         }
-        let Found::Whole(mut connection, version) = found else {
+        let Found::Whole(connection, version) = found else {
             return Err(StoreError::DamagedInUse { path: path.to_owned() });
         };
         if version > SCHEMA {
             return Err(StoreError::Newer { found: version, known: SCHEMA });
-        }
-        if version < SCHEMA {
-            migrate(&mut connection, version).map_err(fail)?;
         }
         connection.set_prepared_statement_cache_capacity(64);
         Ok((Self { path: path.to_owned(), connection: Mutex::new(connection), _user: user }, recovered))
@@ -203,7 +216,7 @@ impl Database {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut connection).map_err(|source| {
             if is_damage(&source) {
-                MET_DAMAGE.store(true, Ordering::Relaxed);
+                note_damage();
             }
             StoreError::Database { path: self.path.clone(), source }
         })
@@ -225,12 +238,37 @@ fn find(path: &Path, was_used: bool) -> Result<Found, rusqlite::Error> {
     }
 }
 
-/// Whether SQLite says that the file is no database, or a broken one.
+/// [`find`], and brings the schema up to date. Only for who has the lock to make databases.
+fn find_current(path: &Path, was_used: bool) -> Result<Found, rusqlite::Error> {
+    Ok(match find(path, was_used)? {
+        Found::Whole(mut connection, version) if version < SCHEMA => {
+            match migrate(&mut connection, version) {
+                Ok(()) => Found::Whole(connection, SCHEMA),
+                Err(error) if is_damage(&error) => Found::Damaged,
+                Err(error) => return Err(error),
+            }
+        }
+        found => found,
+    })
+}
+
+/// Whether the file is no database, or a broken one.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
-    )
+    use rusqlite::{Error, ErrorCode, ffi};
+    match error {
+        Error::SqliteFailure(failure, _) => {
+            matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                || failure.extended_code == ffi::SQLITE_ERROR
+        }
+        // Every statement is kiln's own and fits its schema: what does not fit is in the file.
+        Error::SqlInputError { .. }
+        | Error::Utf8Error(..)
+        | Error::InvalidColumnType(..)
+        | Error::InvalidColumnIndex(_)
+        | Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..) => true,
+        _ => false,
+    }
 }
 
 /// Whether SQLite found no room on the disk.
@@ -257,6 +295,16 @@ fn set_aside(path: &Path, user: &File) -> Result<(), StoreError> {
         ignore_missing(fs::remove_file(&log)).map_err(StoreError::io("remove", &log))?;
     }
     Ok(())
+}
+
+/// The tables of a new database.
+pub(super) fn fresh_schema() -> Result<Vec<(String, String)>, StoreError> {
+    let made = || -> rusqlite::Result<_> {
+        let mut connection = Connection::open_in_memory()?;
+        migrate(&mut connection, 0)?;
+        super::records::collect::schema(&connection)
+    };
+    made().map_err(|source| StoreError::Database { path: ":memory:".into(), source })
 }
 
 fn migrate(connection: &mut Connection, version: i64) -> Result<(), rusqlite::Error> {

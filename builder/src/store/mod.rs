@@ -96,6 +96,8 @@ pub enum StoreError {
     LostLayer { diff_id: DiffId },
     #[error("blob {digest} is not in the store")]
     NoBlob { digest: Digest },
+    #[error("blob {digest} is larger than {limit_bytes} bytes")]
+    LargeBlob { digest: Digest, limit_bytes: u64 },
     #[error("a record in the store's database is malformed: {0}")]
     Malformed(String),
 }
@@ -110,7 +112,7 @@ impl StoreError {
     pub fn is_damaged_database(&self) -> bool {
         match self {
             Self::Database { source, .. } => database::is_damage(source),
-            Self::DamagedDatabase { .. } => true,
+            Self::DamagedDatabase { .. } | Self::Malformed(_) => true,
             _ => false,
         }
     }

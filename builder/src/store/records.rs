@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::trail::{Trail, TrailStep};
 use super::StoreError;
-use crate::base::digest::Digest;
+use crate::base::digest::{Digest, KeyHasher};
 
 /// Name of a snapshot: a directory below `snapshots/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -166,5 +166,133 @@ pub fn now() -> i64 {
 }
 
 fn digest(text: &str) -> Result<Digest, StoreError> {
-    text.parse().map_err(|e| StoreError::Malformed(format!("{e}")))
+    text.parse().map_err(|e| {
+        super::database::note_damage();
+        StoreError::Malformed(format!("{e}"))
+    })
+}
+
+/// What a row says of itself, for rows that decide about the bytes of an image: SQLite keeps no checksums, and a text
+/// in which a bit flipped is a text still. What can be made again is as good as gone then, the rest is damage.
+fn sum(columns: &[&str]) -> String {
+    const DIGITS: usize = 16;
+    let mut hasher = KeyHasher::new("kiln/row/v1");
+    for column in columns {
+        hasher.field(column.as_bytes());
+    }
+    hasher.finish().hex().chars().take(DIGITS).collect()
+}
+
+/// Whether a row has the sum that it should have, or none, as rows of earlier versions.
+fn is_whole(stated: Option<&str>, columns: &[&str]) -> bool {
+    stated.is_none_or(|stated| stated == sum(columns))
+}
+
+/// Refuses a row that does not have its sum.
+fn check(table: &str, stated: Option<&str>, columns: &[&str]) -> Result<(), StoreError> {
+    if is_whole(stated, columns) {
+        return Ok(());
+    }
+    super::database::note_damage();
+    let name = columns.first().copied().unwrap_or_default();
+    Err(StoreError::Malformed(format!("the row of {name} in {table} was changed")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::{CacheKey, DiffId};
+    use crate::store::Store;
+
+    fn changed(sql: &str) -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let database = store.database();
+        let state = FsState { layers: Vec::new(), identity: Digest::of(b"state"), claimed: None };
+        database.add_step(&[CacheKey(Digest::of(b"key"))], &StepResult::source(state), "name", 1).unwrap();
+        let blob = BlobRecord { media_type: "type".to_owned(), digest: Digest::of(b"blob"), size_bytes: 4 };
+        database.add_blob(&DiffId(Digest::of(b"diff")), "gzip", &blob).unwrap();
+        let download = DownloadRecord {
+            digest: Digest::of(b"body"),
+            size_bytes: 4,
+            file_name: "file".to_owned(),
+            etag: None,
+            last_modified: Some(7),
+        };
+        database.set_download("url", &download).unwrap();
+        assert_eq!(found(&store), (true, true, true));
+        store.check_database().unwrap();
+        database.with(|c| c.execute_batch(sql)).unwrap();
+        (dir, store)
+    }
+
+    /// Whether the step, the blob and the download are there.
+    fn found(store: &Store) -> (bool, bool, bool) {
+        let database = store.database();
+        (
+            database.step(&CacheKey(Digest::of(b"key"))).unwrap().is_some(),
+            database.blob(&DiffId(Digest::of(b"diff")), "gzip").unwrap().is_some(),
+            database.download("url").unwrap().is_some(),
+        )
+    }
+
+    #[test]
+    fn a_row_that_was_changed_is_as_good_as_none() {
+        for (sql, expected) in [
+            ("UPDATE steps SET result = replace(result, '\"ran\":0', '\"ran\":1')", (false, true, true)),
+            ("UPDATE blobs SET media_type = 'typf'", (true, false, true)),
+            ("UPDATE blobs SET size_bytes = 5", (true, false, true)),
+            ("UPDATE downloads SET file_name = 'filf'", (true, true, false)),
+            ("UPDATE downloads SET last_modified = 8", (true, true, false)),
+            // As an earlier version wrote them.
+            ("UPDATE steps SET sum = NULL; UPDATE blobs SET sum = NULL", (true, true, true)),
+        ] {
+            let (_dir, store) = changed(sql);
+            assert_eq!(found(&store), expected, "{sql}");
+            let is_whole = store.check_database().is_ok();
+            assert_eq!(is_whole, expected.0 && expected.1, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_names_another_snapshot_is_refused() {
+        let (_dir, store) = changed("");
+        let database = store.database();
+        let [one, two] = ["x-0", "x-1"].map(|name| SnapshotId(name.to_owned()));
+        let digest = Digest::of(b"x");
+        assert_eq!(database.claim_chain(&digest, &one).unwrap(), one);
+        assert_eq!(database.claim_chain(&digest, &two).unwrap(), one, "the first one wins");
+        assert_eq!(database.claim_result(&digest, &one).unwrap(), one);
+        database.add_layer(&one, Some(7), &DiffId(digest)).unwrap();
+        database.add_image_layer(&two, &DiffId(digest)).unwrap();
+        database.add_seekable(&DiffId(digest), "c", &DiffId(digest), &digest).unwrap();
+        assert_eq!(database.layer(&one, Some(7)).unwrap(), Some(DiffId(digest)));
+        assert_eq!(database.layer(&one, None).unwrap(), None);
+        assert_eq!(database.layer(&two, Some(7)).unwrap(), database.image_layer(&two).unwrap());
+        let change = |sql: &str| database.with(|c| c.execute_batch(sql)).unwrap();
+        change("UPDATE layers SET snapshot = 'x-2' WHERE snapshot = 'x-0'");
+        change("UPDATE chains SET snapshot = 'x-1'; UPDATE results SET snapshot = 'x-1'");
+        change("UPDATE seekable SET compressor = 'd'");
+        let is_refused = |error: StoreError| matches!(error, StoreError::Malformed(_));
+        assert!(database.layer(&SnapshotId("x-2".to_owned()), Some(7)).is_err_and(is_refused));
+        assert!(database.snapshot_of_chain(&digest).is_err_and(is_refused));
+        assert!(database.claim_result(&digest, &two).is_err_and(is_refused));
+        assert!(database.seekable(&DiffId(digest), "d").is_err_and(is_refused));
+        assert_eq!(database.problems().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_damage() {
+        for sql in [
+            "UPDATE blobs SET digest = replace(digest, 'sha256', 'sh`256'), sum = NULL",
+            "UPDATE steps SET name = CAST(x'ff' AS TEXT)",
+            "ALTER TABLE cache_mounts RENAME COLUMN last_used TO last_user",
+            "DROP TABLE chains",
+            "ALTER TABLE images RENAME COLUMN media_type TO media_typd",
+        ] {
+            let (_dir, store) = changed(sql);
+            assert!(store.check_database().is_err_and(|error| error.is_damaged_database()), "{sql}");
+            assert!(!store.check_records().unwrap().is_empty(), "{sql}");
+        }
+    }
 }

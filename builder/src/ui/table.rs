@@ -1,6 +1,6 @@
 //! Plain tables for `kiln images` and the like.
 //!
-//! Invariants: columns are three spaces apart; no line ends in spaces; cells hold no control characters.
+//! Invariants: columns are three spaces apart, two where a terminal is too narrow; no line ends in spaces; cells hold no control characters.
 
 use super::text;
 
@@ -21,6 +21,9 @@ pub struct Table {
 }
 
 const GAP: &str = "   ";
+const NARROW_GAP: &str = "  ";
+/// Fewest columns of a column that is cut.
+const MIN_CUT_COLUMNS: usize = 8;
 
 impl Table {
     /// An empty table with these headings.
@@ -35,8 +38,30 @@ impl Table {
         self.rows.push(cells.into_iter().take(self.columns.len()).map(shown).collect());
     }
 
+    /// The table as text, each line ended, with one column cut so that lines fit into a terminal of so many columns.
+    /// What the other columns leave to it is at least [`MIN_CUT_COLUMNS`].
+    pub fn render_within(mut self, columns: usize, cut: usize) -> String {
+        let widest = |rendered: &str| rendered.lines().map(text::width).max().unwrap_or(0);
+        let rendered = self.render();
+        if widest(&rendered) <= columns {
+            return rendered;
+        }
+        let widest = widest(&self.render_with(NARROW_GAP));
+        let cells = self.rows.iter().filter_map(|row| row.get(cut));
+        let width = cells.map(|cell| text::width(cell)).max().unwrap_or(0);
+        let room = width.saturating_sub(widest.saturating_sub(columns)).max(MIN_CUT_COLUMNS);
+        for cell in self.rows.iter_mut().filter_map(|row| row.get_mut(cut)) {
+            *cell = text::fit(cell, room).into_owned();
+        }
+        self.render_with(NARROW_GAP)
+    }
+
     /// The table as text, each line ended.
     pub fn render(&self) -> String {
+        self.render_with(GAP)
+    }
+
+    fn render_with(&self, gap: &str) -> String {
         let cell = |row: &'_ [String], column: usize| row.get(column).cloned().unwrap_or_default();
         let heading: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
         let rows: Vec<&[String]> =
@@ -51,7 +76,7 @@ impl Table {
                 let content = cell(row, column);
                 let padding = " ".repeat(width.saturating_sub(text::width(&content)));
                 if column > 0 {
-                    line.push_str(GAP);
+                    line.push_str(gap);
                 }
                 match align {
                     Align::Left => line.extend([content, padding]),
@@ -81,5 +106,15 @@ mod tests {
         漢字           1kB
         a\x1b[2J    1.24GB   now
         ");
+        let mut table = Table::new(&[("ID", Align::Left), ("NAME", Align::Left), ("SIZE", Align::Right)]);
+        table.row(["1", "registry.example/team/application:latest", "1MB"]);
+        table.row(["2", "app", "20MB"]);
+        insta::assert_snapshot!(table.clone().render_within(32, 1), @r"
+        ID  NAME                    SIZE
+        1   registry.example/te...   1MB
+        2   app                     20MB
+        ");
+        assert_eq!(table.clone().render_within(80, 1), table.render());
+        assert!(table.render_within(3, 1).contains("1   regis...  "));
     }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use crate::base;
-use crate::project::{Project, skipped};
+use crate::project::{Ended, Project, skipped};
 use crate::pty::Session;
 use crate::registry::Registry;
 
@@ -134,15 +134,15 @@ fn colours_and_lines_of_output_can_be_chosen() {
     assert!(code == Some(1) && raw.contains("\u{1b}[38;2;1;2;3m"), "{raw}");
 }
 
-/// The terminal with another size, its lines wrapped anew as terminals do; the cursor rests behind what was drawn.
-fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser {
-    let old_columns = parser.screen().size().1.get();
+/// Everything above the cursor, with each line that the terminal wrapped as one.
+fn unwrapped(parser: &mut vt100::Parser) -> String {
+    let columns = parser.screen().size().1.get();
     let cursor = parser.screen().cursor_position().0;
     let screen = parser.screen_mut();
     screen.set_scrollback(usize::MAX);
     let mut whole = String::new();
     let mut add = |screen: &vt100::Screen, row: u16| {
-        whole.extend(screen.rows(0, old_columns).nth(usize::from(row)));
+        whole.extend(screen.rows(0, columns).nth(usize::from(row)));
         if !screen.row_wrapped(row) {
             whole.push_str("\r\n");
         }
@@ -155,6 +155,12 @@ fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser 
     for row in 0..cursor {
         add(screen, row);
     }
+    whole
+}
+
+/// The terminal with another size, its lines wrapped anew as terminals do; the cursor rests behind what was drawn.
+fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser {
+    let whole = unwrapped(parser);
     let mut parser = vt100::Parser::new(size(rows), size(columns), 10_000);
     parser.process(whole.as_bytes());
     parser
@@ -190,7 +196,7 @@ fn build_and_resize(project: &Project, registry: &Registry, layer: &str) -> Stri
         begin = at;
     }
     parser.process(&bytes[begin..]);
-    lines(&mut parser, SIZES[SIZES.len() - 1].1).join("\n")
+    unwrapped(&mut parser)
 }
 
 fn is_clean(text: &str) -> bool {
@@ -259,4 +265,25 @@ fn a_registry_that_takes_its_time_is_named_and_leaves_no_line() {
         text.starts_with(" => [1/2] FROM") && !text.contains("looking up") && !text.contains("[+]"),
         "{text}"
     );
+}
+
+#[test]
+fn lists_fit_into_a_terminal() {
+    let Some(project) = Project::with_base() else { return };
+    let name = "registry.example/a-team/an-application-with-a-long-name:2026-11-26";
+    let project =
+        project.buildfile("FROM base\nRUN echo one; echo two; echo three; echo four; echo five > /five\n");
+    Ended::of(&mut project.build_command(["-t", name])).ok();
+    for args in [&["history"][..], &["inspect", name], &["layers", name]] {
+        let session = Session::start(project.kiln(args).env("TERM", "xterm"), 50, 80);
+        let (code, bytes) = session.end();
+        assert_eq!(code, Some(0));
+        let mut parser = vt100::Parser::new(size(50), size(80), 0);
+        parser.process(&bytes);
+        for (row, text) in (0..50).zip(parser.screen().rows(0, 80)) {
+            // Digests are for copying, and never cut.
+            let is_digest = text.starts_with("digest ") || text.starts_with("id ");
+            assert!(is_digest || !parser.screen().row_wrapped(row), "{args:?}: {text}");
+        }
+    }
 }

@@ -180,6 +180,12 @@ fn archives_without_a_layout_are_read() {
     let shown = json(&project.run(&["inspect", "--format", "json", "first:1"]).ok().stdout);
     assert_eq!(shown["layers"][0]["digest"], diff_id.as_str());
     assert_eq!(shown["config"]["Cmd"][0], "/a");
+    // It is no layout, and a build that is given it as one is told what to do, which works.
+    project.write("Buildfile", "FROM saved\nLABEL a=b\n");
+    let saved = format!("saved=oci-layout://{}", project.path("saved.tar").display());
+    project.build(&["--build-context", &saved]).fails(1, &["not an OCI layout", "kiln copy docker-archive:"]);
+    let built = project.build(&["--build-context", "saved=docker-image://first:1"]).image();
+    assert_eq!(built.text("a"), "one");
     project.run(&["copy", &format!("{archive}:x:1"), "second:1"]).ok();
     project
         .run(&["copy", &format!("{archive}:y:1"), "third:1"])

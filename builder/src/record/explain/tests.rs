@@ -275,3 +275,23 @@ proptest::proptest! {
         explain(&mut damaged, &[other], &Fake::default());
     }
 }
+
+#[test]
+fn an_input_that_gives_something_else_each_time_is_to_blame() {
+    let build = |content: &str| {
+        let mut record = BASE.record();
+        record.steps[2].contents = vec![digest(content)];
+        record
+    };
+    let told_of = |mut record: BuildRecord| {
+        record.steps[1].refused = Some(Refused::Expired(60));
+        told(record, &[build("before")], &Fake::default())[1].clone()
+    };
+    assert_eq!(told_of(build("after")), "an input ran again: [s 2/3] COPY . /app");
+    assert!(told_of(build("before")).starts_with("the stored result was removed"));
+    // It may have run in a build between.
+    let mut record = build("after");
+    record.steps[1].outcome = StepOutcome::Cached;
+    let told = told(record, &[build("before")], &Fake::default());
+    assert_eq!(told, ["an input ran again: [s 2/3] COPY . /app"]);
+}

@@ -200,6 +200,29 @@ fn basic_without_tokens() {
     assert!(registry.requests().len() - before <= 6);
 }
 
+/// Requests that are sent at the same time are all refused before one of them has credentials; each goes on.
+#[test]
+fn basic_for_two_at_once() {
+    const REQUESTS: usize = 2;
+    let both = std::sync::Barrier::new(REQUESTS);
+    let server = FakeServer::start(move |request| {
+        if request.path() == "/v2/" {
+            return Reply::new(200, "{}");
+        }
+        if request.header("authorization").is_some() {
+            return Reply::new(200, "");
+        }
+        both.wait();
+        Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"r\"")
+    });
+    let credentials = BTreeMap::from([(server.host(), login())]);
+    let client = Client::new(Options { net: net(2), credentials, ..Options::default() }).unwrap();
+    let reference: Reference = format!("{}/x:1", server.host()).parse().unwrap();
+    let digests: Vec<Digest> = (0..REQUESTS).map(|number| Digest::of(&[number as u8])).collect();
+    let found = crate::base::parallel::map(&digests, REQUESTS, |digest| client.has_blob(&reference, digest));
+    assert!(found.iter().all(|found| matches!(found, Ok(true))), "{found:?}");
+}
+
 /// Docker asks at the API's root first, and some registries challenge nowhere else.
 #[test]
 fn a_challenge_at_the_root_only() {

@@ -119,6 +119,26 @@ fn a_failing_upload_starts_again() {
 }
 
 #[test]
+fn what_cannot_be_sent_in_one_request_is_patched() {
+    let registry = FakeRegistry::start();
+    registry.fault(|request| {
+        let whole =
+            request.method == "PUT" && !request.body.is_empty() && request.path().contains("/uploads/");
+        whole.then(|| Reply::new(500, "not implemented"))
+    });
+    let client = client();
+    for (number, bytes) in [large(), b"small".to_vec(), Vec::new()].iter().enumerate() {
+        let reference = registry.reference("x:1");
+        let outcome = client.push_blob(&reference, &descriptor(bytes), bytes, &PushOptions::default());
+        assert_eq!(outcome.unwrap(), BlobOutcome::Uploaded);
+        assert!(registry.blob(&Digest::of(bytes)).unwrap() == *bytes);
+        // Only the first one had to find out.
+        let sessions = registry.requests().iter().filter(|r| r.method == "POST").count();
+        assert_eq!(sessions, number + 2);
+    }
+}
+
+#[test]
 fn refusals_are_told_without_the_session() {
     let registry = FakeRegistry::start();
     registry.fault(|request| {

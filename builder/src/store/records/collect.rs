@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::{LayerRef, MountRecord, SnapshotId, StepResult, digest};
+use super::{LayerRef, MountRecord, SnapshotId, StepResult, digest, is_whole};
+use crate::base::causes::one_line;
 use crate::base::digest::{DiffId, Digest};
 use crate::store::{Database, StoreError};
 
@@ -63,15 +65,28 @@ pub(in crate::store) struct Doomed {
 }
 
 impl Database {
-    /// What SQLite finds wrong with the file.
+    /// What is wrong with the file: what SQLite finds, texts that are none, records that cannot be read or do not have
+    /// the sum that they should have.
     pub(in crate::store) fn problems(&self) -> Result<Vec<String>, StoreError> {
-        let found = self.with(|c| {
-            let mut statement = c.prepare("PRAGMA integrity_check(20)")?;
-            statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
-        });
-        match found {
-            Err(error) if error.is_damaged_database() => Ok(vec![error.to_string()]),
-            found => Ok(found?.into_iter().filter(|line| line != "ok").collect()),
+        let look = || -> Result<Vec<String>, StoreError> {
+            let found = self.with(|c| {
+                let mut statement = c.prepare("PRAGMA integrity_check(20)")?;
+                statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+            })?;
+            let found: Vec<String> = found.into_iter().filter(|line| line != "ok").collect();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            if self.with(|c| schema(c))? != crate::store::database::fresh_schema()? {
+                return Ok(vec!["the tables are other ones than kiln makes".to_owned()]);
+            }
+            self.with(|c| read_texts(c))?;
+            self.rows()?;
+            self.with(|c| wrong_sums(c))
+        };
+        match look() {
+            Err(error) if error.is_damaged_database() => Ok(vec![one_line(&error)]),
+            found => found,
         }
     }
 
@@ -112,6 +127,60 @@ impl Database {
         let snapshots = ids.iter().cloned().map(SnapshotId).collect();
         self.collect(|_| Doomed { snapshots, ..Doomed::default() }).map(drop)
     }
+}
+
+/// What the tables were made by.
+pub(in crate::store) fn schema(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement =
+        connection.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// Reads all texts of all tables.
+fn read_texts(connection: &Connection) -> rusqlite::Result<()> {
+    let mut names = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let tables: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for table in tables {
+        let mut statement =
+            connection.prepare(&format!("SELECT * FROM \"{}\"", table.replace('"', "\"\"")))?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            for column in 0..columns {
+                if let ValueRef::Text(text) = row.get_ref(column)? {
+                    std::str::from_utf8(text).map_err(|error| rusqlite::Error::Utf8Error(column, error))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows that say something else of themselves than they should.
+fn wrong_sums(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    const TABLES: [(&str, &str); 6] = [
+        ("steps", "key, result"),
+        ("blobs", "diff_id, compressor, media_type, digest, size_bytes || ''"),
+        ("layers", "snapshot, epoch, diff_id"),
+        ("seekable", "plain_diff_id, compressor, diff_id, toc_digest"),
+        ("chains", "chain, snapshot"),
+        ("results", "result, snapshot"),
+    ];
+    let mut wrong = Vec::new();
+    for (table, columns) in TABLES {
+        let mut statement =
+            connection.prepare(&format!("SELECT sum, {columns} FROM {table} WHERE sum IS NOT NULL"))?;
+        let count = statement.column_count();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let texts: Vec<String> = (0..count).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
+            let columns: Vec<&str> = texts.iter().skip(1).map(String::as_str).collect();
+            if !is_whole(texts.first().map(String::as_str), &columns) {
+                wrong.push(format!("the row of {} in {table} was changed", columns.first().unwrap_or(&"?")));
+            }
+        }
+    }
+    Ok(wrong)
 }
 
 fn forget(transaction: &Transaction<'_>, rows: &Rows, doomed: &Doomed) -> rusqlite::Result<()> {

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{SnapshotId, now};
+use super::{SnapshotId, check, now, sum};
 use crate::base::digest::{ContentDigest, Digest};
 use crate::store::{Database, StoreError, sync};
 
@@ -53,21 +53,12 @@ impl Database {
 
     /// The snapshot that gave this identity first.
     pub fn snapshot_of_result(&self, identity: &Digest) -> Result<Option<SnapshotId>, StoreError> {
-        self.with(|c| {
-            c.prepare_cached("SELECT snapshot FROM results WHERE result = ?1")?
-                .query_row([identity.to_string()], |row| row.get(0).map(SnapshotId))
-                .optional()
-        })
+        self.named(Naming::Result, &identity.to_string())
     }
 
     /// Remembers which snapshot gave an identity; the first one wins, also between processes.
     pub fn claim_result(&self, identity: &Digest, snapshot: &SnapshotId) -> Result<SnapshotId, StoreError> {
-        self.with(|c| {
-            c.prepare_cached("INSERT OR IGNORE INTO results VALUES (?1, ?2)")?
-                .execute(params![identity.to_string(), snapshot.0])?;
-            c.prepare_cached("SELECT snapshot FROM results WHERE result = ?1")?
-                .query_row([identity.to_string()], |row| row.get(0).map(SnapshotId))
-        })
+        self.claim(Naming::Result, &identity.to_string(), snapshot)
     }
 
     /// Forgets a result whose snapshot is gone.
@@ -77,21 +68,38 @@ impl Database {
 
     /// The snapshot of an image layer, by the chain of layers up to it.
     pub fn snapshot_of_chain(&self, chain: &Digest) -> Result<Option<SnapshotId>, StoreError> {
-        self.with(|c| {
-            c.prepare_cached("SELECT snapshot FROM chains WHERE chain = ?1")?
-                .query_row([chain.to_string()], |row| row.get(0).map(SnapshotId))
-                .optional()
-        })
+        self.named(Naming::Chain, &chain.to_string())
     }
 
     /// Remembers the snapshot of an image layer; the first one wins.
     pub fn claim_chain(&self, chain: &Digest, snapshot: &SnapshotId) -> Result<SnapshotId, StoreError> {
-        self.with(|c| {
-            c.prepare_cached("INSERT OR IGNORE INTO chains VALUES (?1, ?2)")?
-                .execute(params![chain.to_string(), snapshot.0])?;
-            c.prepare_cached("SELECT snapshot FROM chains WHERE chain = ?1")?
-                .query_row([chain.to_string()], |row| row.get(0).map(SnapshotId))
-        })
+        self.claim(Naming::Chain, &chain.to_string(), snapshot)
+    }
+
+    fn named(&self, naming: Naming, name: &str) -> Result<Option<SnapshotId>, StoreError> {
+        let (table, column) = naming.table();
+        let row: Option<(String, Option<String>)> = self.with(|c| {
+            c.prepare_cached(&format!("SELECT snapshot, sum FROM {table} WHERE {column} = ?1"))?
+                .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })?;
+        let Some((snapshot, stated)) = row else { return Ok(None) };
+        check(table, stated.as_deref(), &[name, &snapshot])?;
+        Ok(Some(SnapshotId(snapshot)))
+    }
+
+    fn claim(&self, naming: Naming, name: &str, snapshot: &SnapshotId) -> Result<SnapshotId, StoreError> {
+        let (table, _) = naming.table();
+        loop {
+            self.with(|c| {
+                c.prepare_cached(&format!("INSERT OR IGNORE INTO {table} VALUES (?1, ?2, ?3)"))?
+                    .execute(params![name, snapshot.0, sum(&[name, &snapshot.0])])
+            })?;
+            // Gone again: another process forgot it in between.
+            if let Some(first) = self.named(naming, name)? {
+                return Ok(first);
+            }
+        }
     }
 
     /// Forgets a chain whose snapshot is gone.
@@ -128,5 +136,22 @@ impl Database {
             }
             transaction.commit()
         })
+    }
+}
+
+/// What a snapshot is found by.
+#[derive(Clone, Copy)]
+enum Naming {
+    Result,
+    Chain,
+}
+
+impl Naming {
+    /// Table and column.
+    fn table(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Result => ("results", "result"),
+            Self::Chain => ("chains", "chain"),
+        }
     }
 }

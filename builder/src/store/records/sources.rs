@@ -2,43 +2,45 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{DownloadRecord, FileRecord, digest};
+use super::{DownloadRecord, FileRecord, digest, sum};
 use crate::store::{Database, StoreError};
 
 impl Database {
     /// An earlier download of a URL.
     pub fn download(&self, url: &str) -> Result<Option<DownloadRecord>, StoreError> {
-        type Row = (String, i64, String, Option<String>, Option<i64>);
+        type Row = (String, i64, String, Option<String>, Option<i64>, Option<String>);
         let row: Option<Row> = self.with(|c| {
             c.prepare_cached(
-                "SELECT digest, size_bytes, file_name, etag, last_modified FROM downloads WHERE url = ?1",
+                "SELECT digest, size_bytes, file_name, etag, last_modified, sum FROM downloads WHERE url = ?1",
             )?
-            .query_row([url], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+            .query_row([url], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })
             .optional()
         })?;
-        row.map(|(text, size, file_name, etag, last_modified)| {
-            Ok(DownloadRecord {
-                digest: digest(&text)?,
-                size_bytes: size as u64,
-                file_name,
-                etag,
-                last_modified,
-            })
-        })
-        .transpose()
+        let Some((text, size, file_name, etag, last_modified, stated)) = row else { return Ok(None) };
+        let found = DownloadRecord {
+            digest: digest(&text)?,
+            size_bytes: size as u64,
+            file_name,
+            etag,
+            last_modified,
+        };
+        Ok(stated.is_none_or(|stated| stated == sum_of_download(url, &found)).then_some(found))
     }
 
     /// Records a download.
     pub fn set_download(&self, url: &str, download: &DownloadRecord) -> Result<(), StoreError> {
         self.with(|c| {
-            c.prepare_cached("INSERT OR REPLACE INTO downloads VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            c.prepare_cached("INSERT OR REPLACE INTO downloads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
                 .execute(params![
                     url,
                     download.digest.to_string(),
                     download.size_bytes as i64,
                     download.file_name,
                     download.etag,
-                    download.last_modified
+                    download.last_modified,
+                    sum_of_download(url, download)
                 ])
                 .map(drop)
         })
@@ -49,7 +51,7 @@ impl Database {
         use std::os::unix::ffi::OsStrExt as _;
         // ATTACH takes text; a path that is none cannot be given.
         let path = std::str::from_utf8(from.as_os_str().as_bytes())
-            .map_err(|_| StoreError::Malformed("the store's path is not UTF-8".to_owned()))?;
+            .map_err(|_| StoreError::io("name", from)(std::io::ErrorKind::InvalidFilename.into()))?;
         self.with(|c| {
             c.execute("ATTACH DATABASE ?1 AS other", [path])?;
             let copied = c.execute_batch(
@@ -94,4 +96,11 @@ impl Database {
     pub fn forget_files(&self) -> Result<(), StoreError> {
         self.with(|c| c.execute("DELETE FROM files", []).map(drop))
     }
+}
+
+fn sum_of_download(url: &str, download: &DownloadRecord) -> String {
+    let DownloadRecord { digest, size_bytes, file_name, etag, last_modified } = download;
+    let time = last_modified.map(|time| time.to_string()).unwrap_or_default();
+    let etag = etag.as_deref().unwrap_or_default();
+    sum(&[url, &digest.to_string(), &size_bytes.to_string(), file_name, etag, &time])
 }
