@@ -35,7 +35,7 @@ use work::Builder;
 pub use error::{BuildError, FailedStep};
 pub use request::{Environment, OnArrival, OnFailure, Report, Request};
 pub use resolve::{PullPolicy, Resolver};
-pub use run::{RunRequest, run};
+pub use run::{RunRequest, run, unpack};
 pub use upload::{CacheMode, CacheSource, CacheTarget};
 
 /// Builds.

@@ -139,7 +139,9 @@ impl Writer<'_> {
         }
         let split = self.output.platform_split.unwrap_or(roots.len() > 1);
         match (&self.output.kind, &destination, &roots[..]) {
-            (OutputKind::Local, Destination::Path(path), _) => archive::write_tree(&roots, path, split)?,
+            (OutputKind::Local, Destination::Path(path), _) => {
+                archive::write_tree(&roots, path, split, self.output.delete)?
+            }
             (_, _, [(_, root)]) => archive::write_tree_tar(root, self.file_epoch(), &destination)?,
             _ => {
                 return Err(BuildError::Load(

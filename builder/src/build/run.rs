@@ -1,17 +1,20 @@
-//! `kiln run`: a command in a throwaway container of an image.
+//! `kiln run`: a command in a throwaway container of an image. And an image's files without a command.
+
+use std::sync::Arc;
 
 use super::{BuildError, Environment, FailedStep, PullPolicy, Resolver, debug, heal};
 use crate::base::cancel::CancelToken;
 use crate::base::events::EventSink;
 use crate::image::platform::Platform;
 use crate::ops::executor::VertexResult;
-use crate::ops::{RunDefaults, interactive};
+use crate::ops::{LocalExecutor, OpError, RunDefaults, interactive};
 use crate::plan::graph::{
-    Graph, Guards, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, Privileges, RunSpec,
-    SecurityMode, Vertex, VertexId,
+    Graph, Guards, ImageRequest, ImageResolver as _, ImageSpec, NetworkMode, Op, Privileges, ResolvedImage,
+    RunSpec, SecurityMode, Vertex, VertexId,
 };
 use crate::sandbox::runner::Ended;
 use crate::solve::{self, Options};
+use crate::store::records::FsState;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -99,39 +102,72 @@ fn attempt(environment: Environment<'_>, request: &RunRequest) -> Result<u8, Bui
         shm_size_bytes: request.shm_size_bytes,
         scripts: Vec::new(),
     };
+    let contexts = std::collections::BTreeMap::new();
+    // The scheduler cancels at a failure, which may be healed.
+    let cancel = request.cancel.child();
+    let executor =
+        debug::executor(environment, &resolver, &contexts, &request.defaults, &request.events, &cancel)?;
+    let graph = from(&image, &wanted);
+    let state = files(&graph, &executor, Options::new(1, request.events.clone(), cancel.clone()))?;
+    let ended = interactive(&executor, &state, &request.platform, &spec).map_err(|error| match error {
+        crate::ops::OpError::Cancelled => BuildError::Cancelled,
+        other => failed(&graph, other),
+    })?;
+    Ok(exit_code(&ended))
+}
+
+/// Unpacks an image here. Gives its file system.
+///
+/// # Errors
+/// When the image is not found, or a layer of it cannot be had.
+pub fn unpack(
+    environment: Environment<'_>,
+    image: &str,
+    pull: PullPolicy,
+    events: &EventSink,
+    cancel: &CancelToken,
+) -> Result<FsState, BuildError> {
+    heal::healing(environment.store, (events, cancel), || {
+        let resolver = Resolver::new(environment, pull, cancel.clone());
+        let wanted = ImageRequest { name: image.to_owned(), platform: Platform::host() };
+        let resolved = resolver.resolve(&wanted)?;
+        let (contexts, defaults) = (std::collections::BTreeMap::new(), RunDefaults::default());
+        let cancel = cancel.child();
+        let executor = debug::executor(environment, &resolver, &contexts, &defaults, events, &cancel)?;
+        files(&from(&resolved, &wanted), &executor, Options::new(1, events.clone(), cancel.clone()))
+    })
+}
+
+/// A graph of nothing but an image.
+fn from(image: &Arc<ResolvedImage>, request: &ImageRequest) -> Graph {
     let diff_ids = image.layers.iter().map(|layer| layer.diff_id).collect();
     let vertex = Vertex {
         op: Op::Image(ImageSpec { diff_ids, image: Some(image.clone()) }),
         inputs: Vec::new(),
-        name: format!("FROM {}", request.image),
+        name: format!("FROM {}", request.name),
         stage: String::new(),
         ignore_cache: false,
         origin: None,
         platform: request.platform.clone(),
         guards: Guards::default(),
     };
-    let graph = Graph { vertices: vec![vertex] };
-    let contexts = std::collections::BTreeMap::new();
-    // The scheduler cancels at a failure, which may be healed.
-    let cancel = request.cancel.child();
-    let executor =
-        debug::executor(environment, &resolver, &contexts, &request.defaults, &request.events, &cancel)?;
-    let failed = |source| BuildError::Step {
-        step: FailedStep { number: 1, name: graph.vertices[0].name.clone(), span: None, run: None },
-        source: Box::new(source),
-    };
-    let options = Options::new(1, request.events.clone(), cancel);
-    let solved = solve::solve(&graph, &[VertexId(0)], &executor, &options)
-        .map_err(|failure| if failure.interrupted { BuildError::Cancelled } else { failed(failure.error) })?;
-    let Some(VertexResult::Fs(result)) = solved.results.get(&VertexId(0)) else {
-        return Err(BuildError::Cancelled);
-    };
-    let ended =
-        interactive(&executor, &result.state, &request.platform, &spec).map_err(|error| match error {
-            crate::ops::OpError::Cancelled => BuildError::Cancelled,
-            other => failed(other),
-        })?;
-    Ok(exit_code(&ended))
+    Graph { vertices: vec![vertex] }
+}
+
+fn failed(graph: &Graph, source: OpError) -> BuildError {
+    let name = graph.vertices.first().map(|vertex| vertex.name.clone()).unwrap_or_default();
+    BuildError::Step { step: FailedStep { number: 1, name, span: None, run: None }, source: Box::new(source) }
+}
+
+/// The files of a graph of one vertex.
+fn files(graph: &Graph, executor: &LocalExecutor<'_>, options: Options) -> Result<FsState, BuildError> {
+    let solved = solve::solve(graph, &[VertexId(0)], executor, &options).map_err(|failure| {
+        if failure.interrupted { BuildError::Cancelled } else { failed(graph, failure.error) }
+    })?;
+    match solved.results.get(&VertexId(0)) {
+        Some(VertexResult::Fs(result)) => Ok(result.state.clone()),
+        _ => Err(BuildError::Cancelled),
+    }
 }
 
 /// How a command ended, as a shell tells it: 128 + N for signal N.

@@ -38,6 +38,7 @@ pub mod ssh;
 pub mod store;
 pub mod transfer;
 pub mod ulimit;
+pub mod unshare;
 
 pub use build::BuildArgs;
 pub use check::CheckArgs;
@@ -64,7 +65,7 @@ pub struct Surroundings<'a> {
 #[derive(Debug, Parser)]
 #[command(
     name = "kiln",
-    version,
+    version = env!("KILN_VERSION"),
     about = "Builds container images from a Dockerfile or Buildfile. No daemon, no root.",
     disable_help_subcommand = true,
     arg_required_else_help = true,
@@ -101,6 +102,8 @@ pub enum Command {
     /// Run a command in a new container of an image
     #[command(args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Run a command with kiln's rights over its store, and with images mounted
+    Unshare(Box<unshare::UnshareArgs>),
     /// List images
     Images(ImagesArgs),
     /// Fetch an image from a registry into the store

@@ -12,7 +12,8 @@ use super::access::Access;
 use super::args::BuildArgs;
 use super::args::cache::CacheSpec;
 use super::args::choice::{
-    self, Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag, UserNamespace,
+    self, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag,
+    UserNamespace,
 };
 use super::args::limits::LimitArgs;
 use super::args::secret::{SecretSource as SecretFlag, SecretSpec};
@@ -31,7 +32,7 @@ use crate::build::{self, BuildError, CacheTarget, Environment, OnFailure, PullPo
 use crate::context::git::GitEnvironment;
 use crate::export::assemble::BuiltIndex;
 use crate::export::merge::{MergePolicy, Squash};
-use crate::export::spec::{OutputKind, OutputSpec};
+use crate::export::spec::{Destination, OutputKind, OutputSpec};
 use crate::image::reference::Reference;
 use crate::ops::{RunDefaults, SecretSource};
 use crate::plan::graph::{NetworkMode, PlanOptions};
@@ -61,6 +62,7 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         return super::check::call(root, &args);
     }
     let root = session::store_root(root)?;
+    deletions(&args, &root)?;
     let engine_variables = session::engine_variables();
     let privilege = session::enter()?;
     let store = session::open_store(&root)?;
@@ -126,6 +128,27 @@ pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failur
         Err(BuildError::Several(errors)) => Err(several(&errors, &file, &progress)),
         Err(error) => Err(failure::of_build(&error, &file, &progress)),
     }
+}
+
+/// Checks outputs that remove what they do not write: they are allowed, and a slip of the hand does not remove the
+/// directory that one works in, or the store.
+fn deletions(args: &BuildArgs, store: &Path) -> Result<(), Failure> {
+    for output in args.outputs.iter().filter(|output| output.delete) {
+        if !args.allow.contains(&Entitlement::LocalDelete) {
+            return Err(usage("mode=delete removes what the result does not have from the destination")
+                .with_hint("to have it so: --allow buildx.local.delete"));
+        }
+        let Some(Destination::Path(path)) = &output.destination else { continue };
+        // A destination that is not there has nothing to lose.
+        let Ok(path) = path.canonicalize() else { continue };
+        let here = std::env::current_dir().unwrap_or_default();
+        let store = store.canonicalize().unwrap_or_else(|_| store.to_owned());
+        if here.starts_with(&path) || store.starts_with(&path) {
+            let message = format!("mode=delete would empty `{}`", path.display());
+            return Err(usage(message).with_hint("name a directory of its own, e.g. dest=out"));
+        }
+    }
+    Ok(())
 }
 
 /// Tells all failures of a build that kept going but the last, which is for the caller to tell.

@@ -34,6 +34,7 @@ mod store;
 mod summary;
 mod surroundings;
 mod transfer;
+mod unshare;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Build(build) => build::build(root, *build),
         Command::Run(run) => run::run(root, *run),
+        Command::Unshare(args) => unshare::unshare(root, &args),
         Command::Images(images) => store::images(root, &images),
         Command::Diff(diff) => compare::diff(root, &diff),
         Command::Verify(verify) => compare::verify(root, &verify),
@@ -106,6 +108,6 @@ pub fn main() -> ExitCode {
 
 fn version() -> Result<u8, Failure> {
     // Standard output may be a closed pipe; there is nobody left to tell.
-    let _ = print::line(concat!("kiln ", env!("CARGO_PKG_VERSION")));
+    let _ = print::line(concat!("kiln ", env!("KILN_VERSION")));
     Ok(0)
 }

@@ -83,7 +83,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Result<u8, Failure> {
 }
 
 /// Says warnings, which no display shows here.
-fn with_warnings(sink: EventSink) -> EventSink {
+pub(super) fn with_warnings(sink: EventSink) -> EventSink {
     EventSink::new(move |event| {
         if let Event::Warning { message } = &event {
             print::talk(format!("warning: {}", text::visible(message)));

@@ -87,7 +87,7 @@ pub(super) fn info(root: Option<PathBuf>, args: &InfoArgs) -> Result<u8, Failure
     let present = if is_made { "" } else { " (not made yet)" };
     let (holds, collection) = if is_made { stored(&root)? } else { Default::default() };
     let facts = [
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("version", env!("KILN_VERSION").to_owned()),
         ("kernel", kernel),
         ("platform", Platform::host().to_string()),
         ("store", format!("{}{present}", root.display())),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::assemble::BuiltIndex;
+use super::mirror;
 use super::spec::Destination;
 use crate::base::digest::Digest;
 use crate::image::manifest::{Descriptor, Index, Manifest, to_bytes};
@@ -55,7 +56,7 @@ pub enum OutputFailure {
 }
 
 impl OutputFailure {
-    fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Write { path, source }
     }
@@ -363,11 +364,20 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|e| e.error)
 }
 
-/// Writes a root file system into a directory (`type=local`). Several platforms get a directory each.
-pub fn write_tree(roots: &[(String, RootDir)], path: &Path, split: bool) -> Result<(), OutputFailure> {
+/// Writes a root file system into a directory (`type=local`). Several platforms get a directory each. With `delete`,
+/// what was there and is not in the result is removed.
+pub fn write_tree(
+    roots: &[(String, RootDir)],
+    path: &Path,
+    split: bool,
+    delete: bool,
+) -> Result<(), OutputFailure> {
     for (platform, root) in roots {
         let target = if split { path.join(platform) } else { path.to_owned() };
         fs::create_dir_all(&target).map_err(OutputFailure::write(&target))?;
+        if delete {
+            mirror::remove_others(root, &target)?;
+        }
         tree::copy_tree(root, &target, &tree::CopyOptions::default())
             .map_err(|source| OutputFailure::Tree { path: target, source })?;
     }

@@ -4,5 +4,6 @@ pub mod archive;
 pub mod assemble;
 pub mod layers;
 pub mod merge;
+mod mirror;
 mod seekable;
 pub mod spec;

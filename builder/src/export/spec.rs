@@ -69,6 +69,8 @@ pub struct OutputSpec {
     pub names: Vec<Reference>,
     /// `tar` of `type=oci`: an archive (default) or a directory.
     pub archive: bool,
+    /// `mode=delete` of `type=local`: what the result does not have is removed from the destination.
+    pub delete: bool,
     /// `push`.
     pub push: bool,
     /// `push-by-digest`: push without a tag.
@@ -143,8 +145,8 @@ pub enum OutputError {
     /// Not a number of seconds.
     #[error("source-date-epoch `{0}` is not a number of seconds since 1970")]
     Epoch(String),
-    /// A mode of `type=local` that is not there.
-    #[error("mode `{0}` is not supported for type=local; only mode=copy is")]
+    /// An unknown mode of `type=local`.
+    #[error("unknown mode `{0}` of type=local; use mode=copy or mode=delete")]
     Mode(String),
     /// A bad name.
     #[error(transparent)]
@@ -226,6 +228,7 @@ impl OutputSpec {
             destination: None,
             names: Vec::new(),
             archive: true,
+            delete: false,
             push: false,
             push_by_digest: false,
             insecure: false,
@@ -347,7 +350,13 @@ impl OutputSpec {
                 self.source_date_epoch = Some(seconds);
             }
             "platform-split" => self.platform_split = Some(boolean()?),
-            "mode" if value != "copy" => return Err(OutputError::Mode(value.to_owned())),
+            "mode" => {
+                self.delete = match value {
+                    "copy" => false,
+                    "delete" => true,
+                    other => return Err(OutputError::Mode(other.to_owned())),
+                };
+            }
             // `type` is read first, and `compression-level` last.
             _ => {}
         }

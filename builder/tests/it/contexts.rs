@@ -174,6 +174,89 @@ fn a_layout_is_named_with_a_tag_or_a_digest() {
     missing.fails(1, &["three", "`one`", "`two`"]);
 }
 
+/// The archive that BuildKit writes with its default attestations: an index of the image and of what says how it was made,
+/// for no platform, beside docker's list (buildkit exporter/containerimage, exporter/oci).
+#[test]
+fn an_archive_of_buildkit_is_a_base() {
+    let mut image =
+        base::image(&tar(&[Member::File("a", 0o644, b"from buildkit")]), serde_json::json!({ "User": "7" }));
+    let put = |blobs: &mut std::collections::BTreeMap<String, Vec<u8>>, bytes: Vec<u8>| {
+        let (name, size) = (base::digest(&bytes), bytes.len());
+        blobs.insert(name.clone(), bytes);
+        (name, size)
+    };
+    let manifest_size = image.blobs[&image.manifest].len();
+    let (statement, statement_size) =
+        put(&mut image.blobs, br#"{"_type":"https://in-toto.io/Statement/v0.1"}"#.to_vec());
+    let (config, config_size) = put(
+        &mut image.blobs,
+        br#"{"architecture":"unknown","os":"unknown","rootfs":{"type":"layers","diff_ids":[]}}"#.to_vec(),
+    );
+    let attestation = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": image.media_type,
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size },
+        "layers": [{
+            "mediaType": "application/vnd.in-toto+json", "digest": statement, "size": statement_size,
+            "annotations": { "in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2" },
+        }],
+    });
+    let (attestation, attestation_size) = put(&mut image.blobs, attestation.to_string().into_bytes());
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": kind,
+        "manifests": [
+            {
+                "mediaType": image.media_type, "digest": attestation, "size": attestation_size,
+                "platform": { "architecture": "unknown", "os": "unknown" },
+                "annotations": {
+                    "vnd.docker.reference.digest": image.manifest, "vnd.docker.reference.type": "attestation-manifest",
+                },
+            },
+            {
+                "mediaType": image.media_type, "digest": image.manifest, "size": manifest_size,
+                "platform": { "architecture": base::architecture(), "os": "linux" },
+            },
+        ],
+    });
+    let (index, index_size) = put(&mut image.blobs, index.to_string().into_bytes());
+    let outer = serde_json::json!({
+        "schemaVersion": 2, "mediaType": kind,
+        "manifests": [{
+            "mediaType": kind, "digest": index, "size": index_size,
+            "annotations": {
+                "io.containerd.image.name": "docker.io/library/bk:1", "org.opencontainers.image.created": "2026-01-01T00:00:00Z",
+                "org.opencontainers.image.ref.name": "1",
+            },
+        }],
+    })
+    .to_string();
+    let names: Vec<String> =
+        image.blobs.keys().map(|digest| format!("blobs/sha256/{}", &digest["sha256:".len()..])).collect();
+    let blobs = names.iter().zip(image.blobs.values()).map(|(name, bytes)| Member::File(name, 0o444, bytes));
+    let rest = [
+        Member::File("index.json", 0o644, outer.as_bytes()),
+        Member::File("manifest.json", 0o644, b"[]"),
+        Member::File("oci-layout", 0o444, br#"{"imageLayoutVersion":"1.0.0"}"#),
+    ];
+    let directories = [Member::Directory("blobs/", 0o755), Member::Directory("blobs/sha256/", 0o755)];
+    let members: Vec<_> = directories.into_iter().chain(blobs).chain(rest).collect();
+    let project = Project::new().buildfile("FROM bk\nLABEL mine=1\n");
+    fs::write(project.path("bk.tar"), tar(&members)).expect("archive");
+    for suffix in ["", ":1", &format!("@{index}")] {
+        let built = project.build(&["--build-context", &format!("bk=oci-layout://bk.tar{suffix}")]).image();
+        assert_eq!(built.text("a"), "from buildkit", "{suffix}");
+        assert_eq!(
+            (&built.settings()["User"], &built.settings()["Labels"]["mine"]),
+            (&"7".into(), &"1".into())
+        );
+    }
+    // Moved as a whole, with what was said of it.
+    let copied = project.run(&["copy", "oci-archive:bk.tar:1", "oci:copied:1"]).ok();
+    assert_eq!(copied.stdout.trim(), index);
+    assert!(project.path(&format!("copied/blobs/sha256/{}", &statement["sha256:".len()..])).is_file());
+}
+
 #[test]
 fn a_context_for_one_platform_wins_on_that_platform() {
     let (project, _) = layout_of_two();

@@ -134,15 +134,15 @@ fn colours_and_lines_of_output_can_be_chosen() {
     assert!(code == Some(1) && raw.contains("\u{1b}[38;2;1;2;3m"), "{raw}");
 }
 
-/// The terminal with another size, its lines wrapped anew as terminals do; the cursor rests behind what was drawn.
-fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser {
-    let old_columns = parser.screen().size().1.get();
+/// Everything above the cursor, with each line that the terminal wrapped as one.
+fn unwrapped(parser: &mut vt100::Parser) -> String {
+    let columns = parser.screen().size().1.get();
     let cursor = parser.screen().cursor_position().0;
     let screen = parser.screen_mut();
     screen.set_scrollback(usize::MAX);
     let mut whole = String::new();
     let mut add = |screen: &vt100::Screen, row: u16| {
-        whole.extend(screen.rows(0, old_columns).nth(usize::from(row)));
+        whole.extend(screen.rows(0, columns).nth(usize::from(row)));
         if !screen.row_wrapped(row) {
             whole.push_str("\r\n");
         }
@@ -155,6 +155,12 @@ fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser 
     for row in 0..cursor {
         add(screen, row);
     }
+    whole
+}
+
+/// The terminal with another size, its lines wrapped anew as terminals do; the cursor rests behind what was drawn.
+fn reflow(parser: &mut vt100::Parser, rows: u16, columns: u16) -> vt100::Parser {
+    let whole = unwrapped(parser);
     let mut parser = vt100::Parser::new(size(rows), size(columns), 10_000);
     parser.process(whole.as_bytes());
     parser
@@ -190,7 +196,7 @@ fn build_and_resize(project: &Project, registry: &Registry, layer: &str) -> Stri
         begin = at;
     }
     parser.process(&bytes[begin..]);
-    lines(&mut parser, SIZES[SIZES.len() - 1].1).join("\n")
+    unwrapped(&mut parser)
 }
 
 fn is_clean(text: &str) -> bool {

@@ -66,3 +66,4 @@ mod security;
 mod stages;
 mod tls;
 mod transfer;
+mod unshare;

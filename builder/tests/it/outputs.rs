@@ -523,3 +523,22 @@ fn load_hands_an_archive_to_the_engine_that_answers() {
     Ended::of(project.build_command(["--load"]).env("PATH", &path))
         .fails(1, &["no daemon here", "disk on fire"]);
 }
+
+#[test]
+fn a_directory_becomes_what_the_result_is() {
+    let project = simple();
+    let out = project.path("out");
+    fs::create_dir_all(out.join("old/deep")).expect("directory");
+    fs::write(out.join("old/deep/f"), "x").expect("file");
+    let build = |flags: &[&str]| Ended::of(&mut project.build_command(flags));
+    let delete = "-otype=local,dest=out,mode=delete";
+    build(&[delete]).fails(2, &["mode=delete", "--allow buildx.local.delete"]);
+    build(&["-otype=local,dest=out"]).ok();
+    let allow = "--allow=buildx.local.delete";
+    for dest in [".", "store"] {
+        build(&[&format!("-otype=local,dest={dest},mode=delete"), allow]).fails(2, &["would empty"]);
+    }
+    assert!(out.join("old/deep/f").exists() && out.join("dir/f").exists());
+    build(&[delete, allow]).ok();
+    assert!(!out.join("old").exists() && out.join("dir/f").exists());
+}

@@ -163,7 +163,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true,
           value_parser = choice::network, help_heading = STEPS)]
     pub network: Network,
-    /// Allow network.host or security.insecure
+    /// Allow network.host, security.insecure or buildx.local.delete
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = choice::entitlement,
           help_heading = STEPS)]
     pub allow: Vec<Entitlement>,

@@ -57,6 +57,8 @@ pub enum Entitlement {
     NetworkHost,
     /// `security.insecure`.
     SecurityInsecure,
+    /// `buildx.local.delete`.
+    LocalDelete,
 }
 
 impl std::fmt::Display for Entitlement {
@@ -64,6 +66,7 @@ impl std::fmt::Display for Entitlement {
         f.write_str(match self {
             Self::NetworkHost => "network.host",
             Self::SecurityInsecure => "security.insecure",
+            Self::LocalDelete => "buildx.local.delete",
         })
     }
 }
@@ -134,7 +137,7 @@ pub enum ChoiceError {
     #[error("`{0}` is none of default, none, host")]
     Network(String),
     /// `--allow`.
-    #[error("`{0}` is none of network.host, security.insecure")]
+    #[error("`{0}` is none of network.host, security.insecure, buildx.local.delete")]
     Entitlement(String),
     /// `--format`.
     #[error("`{0}` is none of oci, docker")]
@@ -206,6 +209,7 @@ pub fn entitlement(text: &str) -> Result<Entitlement, ChoiceError> {
     match text {
         "network.host" => Ok(Entitlement::NetworkHost),
         "security.insecure" => Ok(Entitlement::SecurityInsecure),
+        "buildx.local.delete" => Ok(Entitlement::LocalDelete),
         _ => Err(ChoiceError::Entitlement(text.to_owned())),
     }
 }

@@ -19,7 +19,8 @@ const AGAIN: &str = "What records do not hold";
 /// `kiln debug`.
 #[derive(Debug, Args)]
 pub struct DebugArgs {
-    /// Build, or the beginning of its id [default: the last one with a failed step]
+    /// Build, or the beginning of its id [default: the last one with a failed step; with
+    /// --step the last one]
     #[arg(value_name = "BUILD")]
     pub build: Option<String>,
     /// Step, by the number that progress shows [default: the one that failed]

@@ -174,7 +174,7 @@ fn help_is_grouped() {
           --ca-bundle <FILE>           Authorities in PEM form that RUN trusts and no image keeps;
                                        `host` takes this machine's
           --network <MODE>             Network of RUN: default, none or host
-          --allow <WHAT>               Allow network.host or security.insecure
+          --allow <WHAT>               Allow network.host, security.insecure or buildx.local.delete
           --add-host <NAME:IP>         Add a line to /etc/hosts of RUN; host-gateway is this machine
           --dns <IP>                   Name server of RUN
           --dns-search <DOMAIN>        Search domain of RUN

@@ -63,7 +63,7 @@ fn messages_show_the_way() {
         "type=oci,dest=x,compression=uncompressed,compression-level=3",
         "type=oci,dest=x,tar=maybe",
         "type=oci,dest=x,source-date-epoch=-1",
-        "type=local,dest=x,mode=delete",
+        "type=local,dest=x,mode=move",
         "type=image,name=UPPER",
         "type=image,annotation-foo.k=v",
         "a,b",
@@ -101,8 +101,8 @@ fn messages_show_the_way() {
         `tar=maybe` must be true or false
     type=oci,dest=x,source-date-epoch=-1
         source-date-epoch `-1` is not a number of seconds since 1970
-    type=local,dest=x,mode=delete
-        mode `delete` is not supported for type=local; only mode=copy is
+    type=local,dest=x,mode=move
+        unknown mode `move` of type=local; use mode=copy or mode=delete
     type=image,name=UPPER
         invalid reference format: `UPPER` has upper-case letters: repository names must be lower case
     type=image,annotation-foo.k=v

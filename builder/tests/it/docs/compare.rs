@@ -18,8 +18,9 @@ const VARIABLE: [(&str, &str); 8] = [
     (r"[ \t]+", " "),
 ];
 
-/// Lines that are there or not, as the machine is fast or slow: transfers under way, the slowest steps.
-const BY_CHANCE: &str = r"^#\d+ sha256:[0-9a-f]+ |^  slowest  |^#\d+ \.\.\.";
+/// Lines that are there or not, as the machine is fast or slow: registries that take their time, transfers under way, the
+/// slowest steps.
+const BY_CHANCE: &str = r"^looking up |^#\d+ sha256:[0-9a-f]+ |^  slowest  |^#\d+ \.\.\.";
 
 /// Compares output with what is shown.
 pub struct Compare {
