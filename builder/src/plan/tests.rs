@@ -562,7 +562,7 @@ mod config {
         let own: Vec<&str> =
             config.env.iter().map(String::as_str).filter(|pair| !pair.starts_with("PATH=")).collect();
         assert_eq!(own, ["AB=1", "B=2", "NEW="]);
-        assert_eq!(config.labels.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["l2"]);
+        assert_eq!(config.labels.keys().map(String::as_str).collect::<Vec<_>>(), ["l2"]);
         // Steps see what the Buildfile says.
         let run = plan.graph.vertices.iter().find_map(|vertex| match &vertex.op {
             Op::Run(spec) => Some(spec.env.clone()),
