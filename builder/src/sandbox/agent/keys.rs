@@ -15,6 +15,7 @@ use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair};
 use ssh_key::PrivateKey;
 use ssh_key::private::{EcdsaKeypair, KeypairData, RsaKeypair};
 
+use super::container::with_whole_number;
 use super::protocol::put;
 
 /// Larger than any key.
@@ -163,7 +164,11 @@ fn load(path: &Path) -> Result<Key, KeyError> {
         });
     }
     let damaged = |source| KeyError::Damaged { path: owned(), source };
-    let key = PrivateKey::from_openssh(text).map_err(damaged)?;
+    let key = PrivateKey::from_openssh(text).or_else(|error| match with_whole_number(text) {
+        Some(bytes) => PrivateKey::from_bytes(&bytes),
+        None => Err(error),
+    });
+    let key = key.map_err(damaged)?;
     if key.is_encrypted() {
         return Err(KeyError::Encrypted { path: owned() });
     }
@@ -248,7 +253,7 @@ fn positive(number: &[u8]) -> Vec<u8> {
 }
 
 /// `number` with zeros in front, `length` bytes long.
-fn padded(number: &[u8], length: usize) -> Vec<u8> {
+pub(super) fn padded(number: &[u8], length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length.saturating_sub(number.len())];
     bytes.extend_from_slice(number);
     bytes
