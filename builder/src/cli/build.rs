@@ -286,6 +286,15 @@ fn request(
         target: args.target.clone(),
         build_args,
         labels: args.labels.clone(),
+        env: args
+            .env
+            .iter()
+            .filter_map(|pair| {
+                Some((pair.key.clone(), pair.value.clone().or_else(|| std::env::var(&pair.key).ok())?))
+            })
+            .collect(),
+        unset_env: args.unset_env.clone(),
+        unset_labels: args.unset_labels.clone(),
         platforms: args.platforms.clone(),
         network: network(args.network),
         allow: args.allow.iter().map(|entitlement| entitlement.to_string()).collect(),

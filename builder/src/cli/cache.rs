@@ -156,6 +156,11 @@ fn remove(store: &Store, args: &CacheRmArgs) -> Result<u8, Failure> {
             Removal::Removed { freed_bytes } => {
                 print::talk(format!("removed the cache mount {id}: {} freed", size::human(freed_bytes)));
             }
+            Removal::Forgotten => {
+                print::talk(format!(
+                    "removed the cache mount {id}; its files go when the build that uses them ends"
+                ));
+            }
             Removal::InUse if args.all => print::talk(format!("kept the cache mount {id}: it is in use")),
             Removal::InUse => return Err(in_use(id)),
             Removal::Missing if args.force || args.all => {}

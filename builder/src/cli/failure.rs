@@ -232,6 +232,12 @@ fn hint(error: &OpError) -> Option<String> {
              ordinary user"
                 .to_owned()
         }
+        // The kernel gives a new /proc only to who sees all of the old one.
+        OpError::Sandbox(SandboxError::Setup(failure)) if failure.step == "mount /proc" => {
+            "the container around kiln hides parts of /proc; have it shown: podman run --security-opt unmask=ALL, docker \
+             run --security-opt systempaths=unconfined, procMount: Unmasked of Kubernetes"
+                .to_owned()
+        }
         OpError::Sandbox(SandboxError::Setup(failure)) if !failure.user_error => {
             "`kiln info` tells what this machine offers".to_owned()
         }

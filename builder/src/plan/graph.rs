@@ -494,6 +494,12 @@ pub struct PlanOptions {
     pub build_args: BTreeMap<String, String>,
     /// `--label`, in order.
     pub labels: Vec<(String, String)>,
+    /// `--env`, for the final image only, in order.
+    pub env: Vec<(String, String)>,
+    /// `--unsetenv`: what the final image does not get of the Buildfile and its base.
+    pub unset_env: Vec<String>,
+    /// `--unsetlabel`, likewise.
+    pub unset_labels: Vec<String>,
     /// `--platform`; empty means the host's.
     pub platforms: Vec<Platform>,
     /// `--network`.

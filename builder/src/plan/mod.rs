@@ -28,6 +28,7 @@ use kiln_grammar::ast::{Buildfile, Kind};
 use kiln_grammar::diagnostic::{Diagnostic, Severity};
 use kiln_grammar::{ast, parse_trigger};
 
+use crate::image::config::set_image_env;
 use crate::image::platform::Platform;
 
 use args::GlobalScope;
@@ -317,7 +318,16 @@ impl Planner<'_> {
     /// The image of the target: its labels and its platform (language.md 1.9, 1.4).
     fn finish(&self, state: StageState, target: &Platform) -> PlannedImage {
         let mut config = state.config;
-        config.config.labels.extend(self.options.labels.iter().cloned());
+        let of_image = &mut config.config;
+        of_image.labels.retain(|name, _| !self.options.unset_labels.contains(name));
+        of_image.labels.extend(self.options.labels.iter().cloned());
+        let is_unset = |pair: &String| {
+            pair.split('=').next().is_some_and(|name| self.options.unset_env.iter().any(|n| n == name))
+        };
+        of_image.env.retain(|pair| !is_unset(pair));
+        for (name, value) in &self.options.env {
+            set_image_env(&mut of_image.env, name, value);
+        }
         let mut platform = Platform::new(&config.os, &config.architecture, &config.variant);
         platform.os_version.clone_from(&config.os_version);
         if !self.options.platforms.is_empty() || config.os.is_empty() || config.architecture.is_empty() {

@@ -549,6 +549,31 @@ mod config {
     }
 
     #[test]
+    fn the_final_image_alone_is_changed() {
+        let options = PlanOptions {
+            env: vec![("B".into(), "2".into()), ("NEW".into(), String::new())],
+            unset_env: vec!["A".into(), "NONE".into()],
+            unset_labels: vec!["l".into()],
+            labels: vec![("l2".into(), "x".into())],
+            ..amd64()
+        };
+        let plan = planned("FROM x\nENV A=1 AB=1 B=1\nLABEL l=0 l2=0\nRUN t", &options);
+        let config = &plan.images[0].config.config;
+        let own: Vec<&str> =
+            config.env.iter().map(String::as_str).filter(|pair| !pair.starts_with("PATH=")).collect();
+        assert_eq!(own, ["AB=1", "B=2", "NEW="]);
+        assert_eq!(config.labels.keys().map(String::as_str).collect::<Vec<_>>(), ["l2"]);
+        // Steps see what the Buildfile says.
+        let run = plan.graph.vertices.iter().find_map(|vertex| match &vertex.op {
+            Op::Run(spec) => Some(spec.env.clone()),
+            _ => None,
+        });
+        let env = run.unwrap();
+        assert!(env.contains(&"A=1".to_owned()) && env.contains(&"B=1".to_owned()), "{env:?}");
+        assert!(!env.iter().any(|pair| pair.starts_with("NEW=")), "{env:?}");
+    }
+
+    #[test]
     fn workdirs() {
         let plan = plain("FROM x\nWORKDIR /w/\nENV E=\nWORKDIR $E\nUSER u\nWORKDIR ../a/./b\nRUN t");
         let made: Vec<_> = plan

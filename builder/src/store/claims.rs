@@ -24,13 +24,15 @@ const ATTEMPTS: usize = 10;
 pub struct StepClaim {
     path: PathBuf,
     /// Held locked.
-    _lock: File,
+    lock: File,
 }
 
 impl Drop for StepClaim {
     fn drop(&mut self) {
         // The name goes before the lock, so that nobody takes a file that is about to lose its name.
         let _ = fs::remove_file(&self.path);
+        // A process that is just being started has a copy of the descriptor.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -53,7 +55,7 @@ impl Store {
                 Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
             if is_named(&lock, &path).map_err(StoreError::io("look at", &path))? {
-                return Ok(Some(StepClaim { path, _lock: lock }));
+                return Ok(Some(StepClaim { path, lock }));
             }
         }
         Ok(None)

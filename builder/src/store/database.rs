@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::StoreError;
-use crate::sys::range_lock;
+use crate::sys::range_lock::{self, LockFile};
 
 /// What brings a database from one version of the schema to the next; the first makes a new one. Only ever added to.
 const MIGRATIONS: [&str; 4] = [TABLES, COLLECTION, SEEKABLE, SUMS];
@@ -131,7 +131,7 @@ pub struct Database {
     path: PathBuf,
     connection: Mutex<Connection>,
     /// Held locked as long as the database is open: nobody may put another one into its place.
-    _user: File,
+    _user: LockFile,
 }
 
 /// Whether this process met damage in a database that could be opened.
@@ -170,7 +170,7 @@ impl Database {
         let lock_error = |action| StoreError::io(action, &lock_path);
         let lock = open_lock(&lock_path)?;
         lock.lock_shared().map_err(lock_error("lock"))?;
-        let mut user = open_lock(&lock_path)?;
+        let mut user = LockFile(open_lock(&lock_path)?);
         range_lock::share(&user, USERS).map_err(lock_error("lock"))?;
         let mut found = find(path, was_used).map_err(fail)?;
         if !matches!(found, Found::Whole(_, SCHEMA)) {
@@ -184,7 +184,7 @@ impl Database {
         if matches!(found, Found::Damaged) {
             drop(found);
             // Nobody else may go on with the old file: they would look after the new one's log.
-            user = open_lock(&lock_path)?;
+            user = LockFile(open_lock(&lock_path)?);
             set_aside(path, &user)?;
             recovered = true;
             found = find_current(path, false).map_err(fail)?;
@@ -205,7 +205,7 @@ impl Database {
         let lock_path = path.with_extension("lock");
         let lock = open_lock(&lock_path)?;
         lock.lock().map_err(StoreError::io("lock", &lock_path))?;
-        set_aside(path, &open_lock(&lock_path)?)
+        set_aside(path, &LockFile(open_lock(&lock_path)?))
     }
 
     /// Runs `work` with the connection.
@@ -387,7 +387,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("s");
         drop(Store::open(&root).unwrap());
-        let user = super::open_lock(&root.join("kiln.lock")).unwrap();
+        let user = super::LockFile(super::open_lock(&root.join("kiln.lock")).unwrap());
         crate::sys::range_lock::share(&user, super::USERS).unwrap();
         std::fs::write(root.join("kiln.db"), "no database".repeat(1000)).unwrap();
         let refused = Store::open(&root);

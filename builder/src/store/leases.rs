@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use super::records::{FsState, SnapshotId, StepResult, now};
 use super::{Store, StoreError};
 use crate::base::digest::{CacheKey, Digest};
-use crate::sys::range_lock::{self, Locks};
+use crate::sys::range_lock::{self, LockFile, Locks};
 
 /// Times of last use are at most this far behind.
 pub const PRECISION_SECONDS: i64 = 3600;
@@ -59,7 +59,7 @@ impl Thing<'_> {
 /// The leases of this process.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    file: OnceLock<File>,
+    file: OnceLock<LockFile>,
     /// Bytes that are locked.
     held: Mutex<BTreeSet<u64>>,
     /// Steps whose row shall say that they were used just now.
@@ -140,7 +140,7 @@ impl Store {
         self.root.join(FILE)
     }
 
-    fn open_leases(&self) -> Result<File, StoreError> {
+    fn open_leases(&self) -> Result<LockFile, StoreError> {
         let path = self.lease_path();
         File::options()
             .create(true)
@@ -148,6 +148,7 @@ impl Store {
             .read(true)
             .write(true)
             .open(&path)
+            .map(LockFile)
             .map_err(StoreError::io("open", &path))
     }
 
@@ -171,7 +172,7 @@ impl Store {
 /// Asks for leases, and keeps things for a collection. An open file of its own: the leases of this process count, too.
 #[derive(Debug)]
 pub(super) struct Lessees {
-    file: File,
+    file: LockFile,
     path: PathBuf,
 }
 

@@ -107,7 +107,7 @@ impl Store {
         let size_bytes = disk_usage(&self.root.join(&mount.directory));
         self.database.forget_cache_mount(id, &mount.directory)?;
         let gone = self.discard_mount_directory(&mount.directory)?;
-        Ok(Removal::Removed { freed_bytes: if gone { size_bytes } else { 0 } })
+        Ok(if gone { Removal::Removed { freed_bytes: size_bytes } } else { Removal::Forgotten })
     }
 }
 
@@ -124,7 +124,11 @@ pub enum InUse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Removal {
-    Removed { freed_bytes: u64 },
+    Removed {
+        freed_bytes: u64,
+    },
+    /// Its name is gone, and its data goes with the last process that uses it.
+    Forgotten,
     InUse,
     Missing,
 }
@@ -178,7 +182,7 @@ mod tests {
             assert!(user.use_cache_mount("id").unwrap().is_some());
             let other = open();
             let removal = other.remove_cache_mount("id", InUse::Force).unwrap();
-            assert_eq!(removal, Removal::Removed { freed_bytes: 0 });
+            assert_eq!(removal, Removal::Forgotten);
             other.tidy().unwrap();
             assert!(user.path("mounts/d").exists(), "it is still used");
             if killed {

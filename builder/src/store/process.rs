@@ -26,6 +26,13 @@ pub(super) struct Process {
     lock: File,
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A process that is just being started has a copy of the descriptor.
+        let _ = self.lock.unlock();
+    }
+}
+
 /// Lock files of processes that have ended, held.
 #[derive(Debug, Default)]
 struct Dead {

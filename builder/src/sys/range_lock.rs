@@ -7,8 +7,29 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
+
+/// An open file whose byte locks end when it is dropped, also while a process that is just being started (between fork
+/// and exec) has a copy of its descriptor.
+#[derive(Debug)]
+pub struct LockFile(pub File);
+
+impl Deref for LockFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Closing it does the rest.
+        let _ = release_all(&self.0);
+    }
+}
 
 /// What is wanted of a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,8 +180,10 @@ mod tests {
     fn open_files_exclude_each_other_byte_by_byte() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("locks");
-        let open =
-            || File::options().create(true).truncate(false).read(true).write(true).open(&path).unwrap();
+        let open = || {
+            let opened = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+            LockFile(opened.unwrap())
+        };
         let (one, other, third) = (open(), open(), open());
         share(&one, 7).unwrap();
         share(&one, u64::MAX >> 2).unwrap();

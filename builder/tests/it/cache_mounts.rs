@@ -62,7 +62,8 @@ fn a_mount_that_a_build_uses_is_kept() {
     project.run(&["cache", "export", "used", "-o", "x"]).fails(1, &["`used` is in use"]);
     assert!(!project.path("x").exists());
     assert_eq!(project.run(&["cache", "ls", "-q"]).ok().stdout, "used\n");
-    project.run(&["cache", "rm", "--force", "used"]).ok();
+    let removed = project.run(&["cache", "rm", "--force", "used"]).ok();
+    assert!(removed.stderr.contains("its files go when"), "{}", removed.stderr);
     assert_eq!(project.run(&["cache", "ls", "-q"]).ok().stdout, "");
     let kept = fs::read_dir(project.store().join("mounts")).expect("mounts").count();
     assert!(kept > 0, "the running command keeps its files");

@@ -542,3 +542,21 @@ fn a_directory_becomes_what_the_result_is() {
     build(&[delete, allow]).ok();
     assert!(!out.join("old").exists() && out.join("dir/f").exists());
 }
+
+#[test]
+fn environment_and_labels_of_the_image_are_changed_without_an_instruction() {
+    let project =
+        Project::new().buildfile("FROM scratch\nENV SECRET_HINT=x KEPT=1\nLABEL internal=yes public=yes\n");
+    let image = |flags: &[&str]| project.build(flags).image().settings().clone();
+    let plain = image(&[]);
+    assert_eq!(plain["Labels"]["internal"], "yes");
+    let flags = ["--unsetenv=SECRET_HINT", "--unsetlabel=internal", "--env", "NEW=2", "--label=own=3"];
+    let changed = image(&flags);
+    let env: Vec<&str> =
+        changed["Env"].as_array().expect("environment").iter().filter_map(|pair| pair.as_str()).collect();
+    assert!(
+        env.contains(&"KEPT=1") && env.contains(&"NEW=2") && !env.iter().any(|pair| pair.contains("HINT"))
+    );
+    assert_eq!(changed["Labels"], serde_json::json!({ "public": "yes", "own": "3" }));
+    project.build(&["--unsetenv=NO=VALUE"]).fails(2, &["--unsetenv"]);
+}

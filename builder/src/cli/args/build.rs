@@ -105,6 +105,15 @@ pub struct BuildArgs {
     /// Add a label
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair::parse_label, help_heading = RESULT)]
     pub labels: Vec<(String, String)>,
+    /// Take a label of the Buildfile or its base image away
+    #[arg(long = "unsetlabel", value_name = "NAME", value_parser = pair::parse_name, help_heading = RESULT)]
+    pub unset_labels: Vec<String>,
+    /// Set an environment variable of the image that no step sees
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = pair::parse_build_arg, help_heading = RESULT)]
+    pub env: Vec<BuildArg>,
+    /// Take an environment variable of the Buildfile or its base image away from the image
+    #[arg(long = "unsetenv", value_name = "NAME", value_parser = pair::parse_name, help_heading = RESULT)]
+    pub unset_env: Vec<String>,
     /// Add an annotation; TYPE is manifest, index, manifest-descriptor or index-descriptor
     #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE", value_parser = parse_annotation,
           help_heading = RESULT)]

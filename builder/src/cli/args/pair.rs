@@ -28,6 +28,9 @@ pub enum PairError {
     /// No value.
     #[error("`{0}` has no value; write {0}=VALUE")]
     NoValue(String),
+    /// A value where a name is wanted.
+    #[error("only a name is wanted; write {0}")]
+    Value(String),
     /// A key with spaces or control characters.
     #[error("the name `{0}` holds a space or a control character; write NAME=VALUE")]
     Key(String),
@@ -44,6 +47,14 @@ pub fn parse_build_arg(text: &str) -> Result<BuildArg, PairError> {
             Ok(BuildArg { key, value: Some(value) })
         }
         None => Ok(BuildArg { key: checked(text, "")?.0, value: None }),
+    }
+}
+
+/// Parses a name alone.
+pub fn parse_name(text: &str) -> Result<String, PairError> {
+    match text.split_once('=') {
+        Some((name, _)) => Err(PairError::Value(clip(name))),
+        None => Ok(checked(text, "")?.0),
     }
 }
 

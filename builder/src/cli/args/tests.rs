@@ -143,6 +143,10 @@ fn help_is_grouped() {
           --format <FORMAT>                 Write manifests and configs as oci or docker [default: oci]
                                             [env: BUILDAH_FORMAT]
           --label <NAME=VALUE>              Add a label
+          --unsetlabel <NAME>               Take a label of the Buildfile or its base image away
+          --env <NAME[=VALUE]>              Set an environment variable of the image that no step sees
+          --unsetenv <NAME>                 Take an environment variable of the Buildfile or its base
+                                            image away from the image
           --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
                                             manifest-descriptor or index-descriptor
           --squash[=<WHICH>]                Make one layer of this build's (own) or of all of them, the
