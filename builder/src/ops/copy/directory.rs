@@ -245,7 +245,7 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Copies files of one name.
+    /// Copies files that have one name each.
     fn files(&self, batch: Batch<'_>) -> Result<(), CopyError> {
         for entry in batch.entries {
             self.copier.check_cancelled()?;
