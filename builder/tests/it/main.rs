@@ -49,6 +49,7 @@ mod mounts;
 mod network;
 mod oci_schema;
 mod outputs;
+mod owners;
 mod pictures;
 mod platforms;
 mod policies;
