@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::build::until::Until;
+use crate::export::attest::options::{self as attest, AttestFlag, Attestations};
 use crate::export::spec::OutputSpec;
 use crate::export::spec::annotation::{self, Annotation, AnnotationError};
 use crate::image::platform::Platform;
@@ -118,6 +119,14 @@ pub struct BuildArgs {
     #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE", value_parser = parse_annotation,
           help_heading = RESULT)]
     pub annotations: Vec<AnnotationFlag>,
+    /// Write beside the image how it was made, as SLSA provenance: true, false or mode=min|max with, after commas,
+    /// version=v1|v0.2, builder-id=URI, filename=NAME, reproducible=BOOL, inline-only=BOOL
+    #[arg(long, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = attest::parse_provenance, help_heading = RESULT)]
+    provenance: Option<AttestFlag>,
+    /// Write an attestation: type=provenance with the attributes of --provenance
+    #[arg(long, value_name = "ATTESTATION", value_parser = attest::parse_attest, help_heading = RESULT)]
+    attest: Vec<AttestFlag>,
     /// Make one layer of this build's (own) or of all of them, the base's included (all) [default: own
     /// when given alone]
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true,
@@ -280,14 +289,7 @@ struct CompatibilityArgs {
     /// Accepted for buildx: attestations are not made
     #[arg(long, hide = true, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    provenance: Option<String>,
-    /// Accepted for buildx: attestations are not made
-    #[arg(long, hide = true, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
     sbom: Option<String>,
-    /// Accepted for buildx: attestations are not made
-    #[arg(long, hide = true, value_name = "ATTESTATION")]
-    attest: Vec<String>,
     /// As --explain, with debug or trace
     #[arg(long, hide = true, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error",
           "fatal", "panic"])]
@@ -378,6 +380,11 @@ impl BuildArgs {
         Ok(())
     }
 
+    /// What `--attest` and `--provenance` come to; as in buildx, the special option goes before the general one.
+    pub fn attestations(&self) -> Attestations {
+        Attestations::of(self.attest.iter().chain(&self.provenance))
+    }
+
     /// The annotations of all `--annotation`.
     pub fn annotations(&self) -> impl Iterator<Item = &Annotation> {
         self.annotations.iter().flat_map(|flag| &flag.0)
@@ -424,9 +431,7 @@ impl BuildArgs {
             compress,
             isolation,
             builder,
-            provenance,
             sbom,
-            attest,
             log_level: _,
             debug_on_error: _,
             layers,
@@ -446,9 +451,7 @@ impl BuildArgs {
         note(isolation.is_some(), "--isolation", "there is one kind of sandbox");
         note(builder.is_some(), "--builder", "there is no builder to choose");
         let wanted = |value: &Option<String>| value.as_ref().is_some_and(|v| choice::boolean(v) != Ok(false));
-        note(wanted(provenance), "--provenance", "attestations are not made");
         note(wanted(sbom), "--sbom", "attestations are not made");
-        note(!attest.is_empty(), "--attest", "attestations are not made");
         note(*layers == Some(false), "--layers=false", "steps are always cached; --no-cache runs all anew");
         let unused = "a stage that the target does not need is not built";
         note(*skip_unused_stages == Some(false), "--skip-unused-stages=false", unused);
