@@ -148,6 +148,12 @@ fn help_is_grouped() {
                                             image away from the image
           --annotation <[TYPE:]NAME=VALUE>  Add an annotation; TYPE is manifest, index,
                                             manifest-descriptor or index-descriptor
+          --provenance[=<ATTRIBUTES>]       Write beside the image how it was made, as SLSA provenance:
+                                            true, false or mode=min|max with, after commas,
+                                            version=v1|v0.2, builder-id=URI, filename=NAME,
+                                            reproducible=BOOL, inline-only=BOOL
+          --attest <ATTESTATION>            Write an attestation: type=provenance with the attributes of
+                                            --provenance
           --squash[=<WHICH>]                Make one layer of this build's (own) or of all of them, the
                                             base's included (all) [default: own when given alone]
           --max-layers <N>                  Merge the uppermost layers of this build when the image

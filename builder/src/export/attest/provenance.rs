@@ -307,12 +307,12 @@ impl Account<'_> {
     }
 
     fn steps(&self) -> Vec<Value> {
+        // Names are made of the Buildfile's text, and of places on this machine.
         let step = |(id, vertex): (VertexId, &Vertex)| {
             let inputs: Vec<String> =
                 vertex.inputs.iter().map(|input| format!("{}:0", self.step_of(input))).collect();
             json!({
                 "id": self.step_of(&id),
-                "name": vertex.name,
                 "op": public_spec(&vertex.op),
                 "platform": vertex.platform.to_string(),
                 "inputs": inputs,

@@ -39,7 +39,15 @@ fn a_tar_holds_everything() {
     }
     assert_eq!(
         names,
-        [".wh.real File", "abs Symlink", "d Directory", "d/f File", "d/sub Directory", "d/sub/hard HardLink"]
+        [
+            ".wh.real File",
+            "abs Symlink",
+            "d Directory",
+            "d/f File",
+            "d/sub Directory",
+            "d/sub/hard HardLink",
+            "said.json File"
+        ]
     );
     assert_eq!(stats.entries, 6);
 }
