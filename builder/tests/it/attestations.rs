@@ -324,7 +324,7 @@ fn an_attested_image_goes_through_a_registry_and_serves_as_a_base() {
 
     // Neither as a base from the store or a registry, nor for a list of files, does anybody take the attestation for it.
     for project in [&other, &Project::new()] {
-        project.write("Buildfile", &format!("FROM {name}\nLABEL a=b\n"));
+        project.write("Buildfile", format!("FROM {name}\nLABEL a=b\n"));
         let image = project.build(&[]).image();
         assert_eq!(image.text("dir/f"), "content\n");
     }
