@@ -194,6 +194,7 @@ impl Upload<'_> {
             let mounts = self.mounts(target, cache, &failed)?;
             told.push_str(&format!(", {mounts} cache mounts were sent"));
         }
+        cache.flush().map_err(failed)?;
         Ok(told)
     }
 

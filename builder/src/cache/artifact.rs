@@ -88,6 +88,9 @@ pub(super) fn write(
 ) -> Result<(), CacheError> {
     let put_bytes = |kind: &str, bytes: &[u8]| {
         let blob = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
+        if cache.carries_configs() && bytes.len() <= MAX_INLINE_BYTES {
+            return Ok(blob);
+        }
         if small == Small::Again || !cache.has_blob(&blob, &[])? {
             cache.put_blob(&blob, &bytes.to_vec())?;
         }
@@ -98,7 +101,8 @@ pub(super) fn write(
     if bytes.len() <= MAX_INLINE_BYTES {
         config.extra.insert("data".to_owned(), BASE64.encode(bytes).into());
     }
-    if layers.is_empty() {
+    // Registries want at least one.
+    if layers.is_empty() && !cache.carries_configs() {
         layers.push(put_bytes(EMPTY_TYPE, EMPTY)?);
     }
     let manifest = Manifest {

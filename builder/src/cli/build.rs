@@ -10,7 +10,7 @@ use kiln_grammar::diagnostic::Diagnostic;
 
 use super::access::Access;
 use super::args::BuildArgs;
-use super::args::cache::CacheSpec;
+use super::args::cache::{CacheSpec, Place};
 use super::args::choice::{
     self, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag,
     UserNamespace,
@@ -468,7 +468,7 @@ fn oldest(ttl: Duration) -> i64 {
 
 /// Where results are written to. An inline cache is in every repository that the image is pushed to.
 fn cache_targets(args: &BuildArgs, inline: bool) -> Vec<CacheTarget> {
-    let inline = inline && !args.cache_to.iter().any(|cache| cache.location.is_none());
+    let inline = inline && !args.cache_to.iter().any(|cache| cache.place == Place::Beside);
     let asked = args.cache_to.iter().cloned().chain(inline.then(CacheSpec::inline));
     let mut pushed: Vec<Reference> = Vec::new();
     for output in outputs(args).iter().filter(|output| output.push) {

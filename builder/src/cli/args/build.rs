@@ -22,7 +22,7 @@ use crate::image::reference::Reference;
 use crate::ui::progress::Mode;
 
 use super::access::AccessArgs;
-use super::cache::CacheSpec;
+use super::cache::{CacheSpec, Place};
 use super::choice::{
     Call, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace,
 };
@@ -157,11 +157,12 @@ pub struct BuildArgs {
     /// Tell why each step ran
     #[arg(short = 'D', long, visible_alias = "debug", help_heading = CACHE)]
     pub explain: bool,
-    /// Take results from a remote cache: an image name, type=registry,ref=NAME or type=local,src=DIR
+    /// Take results from a remote cache: an image name, type=registry,ref=NAME, type=local,src=DIR or type=gha
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_from, help_heading = CACHE)]
     pub cache_from: Vec<CacheSpec>,
     /// Write results to a remote cache: an image name, type=registry,ref=NAME, type=inline (beside the image that is
-    /// pushed) or type=local,dest=DIR, with mode=min (the image's own steps) or mode=max (every step)
+    /// pushed), type=local,dest=DIR or type=gha (GitHub Actions), with mode=min (the image's own steps) or mode=max
+    /// (every step)
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_to, help_heading = CACHE)]
     pub cache_to: Vec<CacheSpec>,
 
@@ -361,6 +362,9 @@ impl BuildArgs {
             self.source_policy_files =
                 file.filter(|value| !value.is_empty()).map(PathBuf::from).into_iter().collect();
         }
+        for cache in self.cache_from.iter_mut().chain(&mut self.cache_to) {
+            cache.complete(surroundings.environment)?;
+        }
         if self.image_format.is_none() {
             self.image_format = environment_format(surroundings.environment)?;
         }
@@ -460,12 +464,15 @@ impl BuildArgs {
             for key in &cache.unused {
                 note(true, &format!("`{key}` of a cache"), "steps have tags of their own and are only added");
             }
+            let why = "ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL are not set here; the action \
+                       crazy-max/ghaction-github-runtime gives them to the steps of a job";
+            note(matches!(cache.place, Place::Actions(_)), "type=gha", why);
             if let Some(tag) = cache.unused_tag() {
                 note(true, &format!("the tag `{tag}` of a cache"), "steps have tags of their own beside it");
             }
         }
         let pushed = self.push || self.outputs.iter().any(|output| output.push);
-        let inline = self.cache_to.iter().any(|cache| cache.location.is_none());
+        let inline = self.cache_to.iter().any(|cache| cache.place == Place::Beside);
         note(inline && !pushed, "type=inline", "the image is not pushed");
         for key in self.outputs.iter().flat_map(|output| &output.ignored) {
             note(true, &format!("`{key}` of --output"), "only other builders need it");

@@ -2,6 +2,9 @@
 //!
 //! Invariants: what a type needs is there; a type that kiln does not have is refused here, not in mid-build.
 
+use super::actions_cache::{self, ActionsSpec};
+use super::amount::AmountError;
+use super::{ArgsError, Environment};
 use crate::build::{CacheMode, CacheSource, CacheTarget};
 use crate::cache::Location;
 use crate::cache::mount::Mounts;
@@ -13,8 +16,8 @@ use crate::layer::compress::Compression;
 /// One cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSpec {
-    /// Where; `None` is beside the image, in every repository that it is pushed to (`type=inline`).
-    pub location: Option<Location>,
+    /// Where.
+    pub place: Place,
     /// `mode` of an export.
     pub mode: CacheMode,
     /// `ignore-error`: an export that fails is a warning.
@@ -31,6 +34,17 @@ pub struct CacheSpec {
     pub unused: Vec<&'static str>,
 }
 
+/// Where a cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// There.
+    At(Location),
+    /// Beside the image, in every repository that it is pushed to (`type=inline`).
+    Beside,
+    /// In the cache service of the job, which only a job has (`type=gha`).
+    Actions(ActionsSpec),
+}
+
 /// Why a text is not a cache.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
@@ -38,10 +52,10 @@ pub enum CacheError {
     #[error(transparent)]
     Attribute(#[from] AttributeError),
     /// No type.
-    #[error("`{0}` has no type; write type=registry,ref=IMAGE or type=local")]
+    #[error("`{0}` has no type; write type=registry,ref=IMAGE, type=local or type=gha")]
     NoType(String),
     /// An unknown type.
-    #[error("unknown cache type `{kind}`{}; use registry or local", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
+    #[error("unknown cache type `{kind}`{}; use registry, local or gha", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
     Type {
         /// The type.
         kind: String,
@@ -84,6 +98,24 @@ pub enum CacheError {
     /// A bad compression.
     #[error(transparent)]
     Compression(#[from] OutputError),
+    /// A bad name of a cache.
+    #[error("`scope` has at most 200 characters, and no comma, `#` or control character among them")]
+    Scope,
+    /// A bad address.
+    #[error("`{key}` is not an http or https URL")]
+    Url {
+        /// Which.
+        key: &'static str,
+    },
+    /// A bad time.
+    #[error(transparent)]
+    Timeout(#[from] AmountError),
+    /// A bad repository.
+    #[error("`repository={0}` is not of the form OWNER/NAME")]
+    Repository(String),
+    /// A bad version.
+    #[error("there is no version `{0}` of the cache service; use version=1 or version=2")]
+    Version(String),
 }
 
 const COMMON_TO: [&str; 9] = [
@@ -121,11 +153,6 @@ fn elsewhere(kind: &str) -> Option<CacheError> {
             "an image carries nothing but itself, and its steps are beside it",
             "use type=registry,ref=IMAGE with the image's name",
         ),
-        "gha" => (
-            "gha",
-            "GitHub's cache service has no public interface",
-            "use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache",
-        ),
         "s3" => ("s3", "buckets are not supported", with_directory),
         "azblob" => ("azblob", "blob storage is not supported", with_directory),
         _ => return None,
@@ -148,8 +175,9 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         ("local", true) => ("local", Some("dest")),
         ("local", false) => ("local", Some("src")),
         ("inline", true) => ("inline", None),
+        ("gha", _) => ("gha", None),
         (other, _) => {
-            let meant = closest(other, ["registry", "local", "inline"]);
+            let meant = closest(other, ["registry", "local", "inline", "gha"]);
             let unknown = || CacheError::Type { kind: other.to_owned(), meant };
             return Err(elsewhere(other).unwrap_or_else(unknown));
         }
@@ -160,6 +188,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         "registry" => known.push("registry.insecure"),
         // BuildKit's, for one of several caches in a directory; here all steps are found by their own tags.
         "local" => known.extend(["tag", "digest", "reset"]),
+        "gha" => known.extend(actions_cache::KEYS),
         _ => {}
     }
     let mut seen = vec!["type"];
@@ -174,10 +203,12 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     }
     let given = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
     let place = match needed {
-        Some(key) => Some(
-            given(key).filter(|value| !value.is_empty()).ok_or(CacheError::Missing { kind: name, key })?,
-        ),
-        None => None,
+        Some(key) => {
+            let value = given(key).filter(|value| !value.is_empty());
+            Place::At(location(name, value.ok_or(CacheError::Missing { kind: name, key })?)?)
+        }
+        None if name == "gha" => Place::Actions(ActionsSpec::parse(given)?),
+        None => Place::Beside,
     };
     let flag = |key: &str| given(key).map_or(Ok(false), |value| attributes::boolean(key, value));
     for key in ["image-manifest", "oci-mediatypes"] {
@@ -186,7 +217,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         }
     }
     Ok(CacheSpec {
-        location: place.map(|place| location(name, place)).transpose()?,
+        place,
         mode: match given("mode") {
             None | Some("min") => CacheMode::Min,
             Some("max") => CacheMode::Max,
@@ -228,7 +259,7 @@ impl CacheSpec {
     /// The cache of `type=inline`, as BuildKit's build argument asks for it.
     pub fn inline() -> Self {
         Self {
-            location: None,
+            place: Place::Beside,
             mode: CacheMode::Min,
             ignore_error: false,
             compression: None,
@@ -239,10 +270,23 @@ impl CacheSpec {
         }
     }
 
+    /// Finds the cache service of the job that this is, if it is one.
+    pub fn complete(&mut self, environment: Environment<'_>) -> Result<(), ArgsError> {
+        if let Place::Actions(spec) = &self.place
+            && let Some(options) = spec.resolve(environment)?
+        {
+            self.place = Place::At(Location::Actions(Box::new(options)));
+        }
+        Ok(())
+    }
+
     /// What `--cache-to` asks for, of an image that is pushed to these names.
     pub fn targets(&self, pushed: &[Reference]) -> Vec<CacheTarget> {
-        let beside = || pushed.iter().cloned().map(Location::Registry).collect();
-        let locations: Vec<Location> = self.location.clone().map_or_else(beside, |location| vec![location]);
+        let locations: Vec<Location> = match &self.place {
+            Place::At(location) => vec![location.clone()],
+            Place::Beside => pushed.iter().cloned().map(Location::Registry).collect(),
+            Place::Actions(_) => Vec::new(),
+        };
         let target = |location| CacheTarget {
             location,
             mode: self.mode,
@@ -256,23 +300,25 @@ impl CacheSpec {
 
     /// What `--cache-from` asks for.
     pub fn source(&self) -> Option<CacheSource> {
-        let location = self.location.clone()?;
-        Some(CacheSource { location, mounts: self.mounts.clone() })
+        let Place::At(location) = &self.place else { return None };
+        Some(CacheSource { location: location.clone(), mounts: self.mounts.clone() })
     }
 
     /// The registry that need not have a good certificate.
     pub fn insecure_host(&self) -> Option<String> {
-        match &self.location {
-            Some(Location::Registry(reference)) if self.insecure => Some(reference.registry.clone()),
-            Some(Location::Registry(_) | Location::Directory(_)) | None => None,
+        match &self.place {
+            Place::At(Location::Registry(reference)) if self.insecure => Some(reference.registry.clone()),
+            _ => None,
         }
     }
 
     /// The tag that was given and plays no part.
     pub fn unused_tag(&self) -> Option<&str> {
-        match &self.location {
-            Some(Location::Registry(reference)) => reference.tag.as_deref().filter(|tag| *tag != "latest"),
-            Some(Location::Directory(_)) | None => None,
+        match &self.place {
+            Place::At(Location::Registry(reference)) => {
+                reference.tag.as_deref().filter(|tag| *tag != "latest")
+            }
+            _ => None,
         }
     }
 }
@@ -284,10 +330,10 @@ mod tests {
     #[test]
     fn caches() {
         let bare = parse_from("me/app:cache").unwrap();
-        assert_eq!(bare.location, Some(Location::Registry("docker.io/me/app:cache".parse().unwrap())));
+        assert_eq!(bare.place, Place::At(Location::Registry("docker.io/me/app:cache".parse().unwrap())));
         assert_eq!((bare.unused_tag(), bare.insecure_host()), (Some("cache"), None));
         let to = parse_to("type=local,dest=c,mode=max,compression=zstd,ignore-error=1").unwrap();
-        assert_eq!((to.location.clone(), to.mode), (Some(Location::Directory("c".into())), CacheMode::Max));
+        assert_eq!((to.place, to.mode), (Place::At(Location::Directory("c".into())), CacheMode::Max));
         assert_eq!((to.compression, to.ignore_error), (Some(Compression::DEFAULT_ZSTD), true));
         let to = parse_to("type=registry,ref=h:5000/c,image-manifest=true,registry.insecure=true").unwrap();
         assert_eq!((to.compression, to.mode, to.unused_tag()), (None, CacheMode::Min, None));
@@ -327,7 +373,12 @@ mod tests {
             "type=local,dest=a,oci-mediatypes=false",
             "type=local,dest=a,compression=lzma",
             "type=local,dest=a,mounts=",
-            "type=gha,scope=a",
+            "type=gha,scope=a#b",
+            "type=gha,url=artifactcache",
+            "type=gha,timeout=10",
+            "type=gha,repository=app",
+            "type=gha,version=3",
+            "type=gha,ref=x",
             "type=s3,bucket=b",
         ] {
             messages.push_str(&format!("{bad}\n    {}\n", parse_to(bad).unwrap_err()));
@@ -336,9 +387,9 @@ mod tests {
         insta::assert_snapshot!(messages, @r"
             the value is empty
         ref=x
-            `ref=x` has no type; write type=registry,ref=IMAGE or type=local
+            `ref=x` has no type; write type=registry,ref=IMAGE, type=local or type=gha
         type=registy,ref=x
-            unknown cache type `registy` (did you mean `registry`?); use registry or local
+            unknown cache type `registy` (did you mean `registry`?); use registry, local or gha
         type=local
             type=local needs `dest`; write type=local,dest=...
         type=registry,ref=
@@ -361,8 +412,18 @@ mod tests {
             unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
         type=local,dest=a,mounts=
             `mounts` names no cache mount; write mounts=all, mounts=ID or mounts=ID;ID
-        type=gha,scope=a
-            kiln has no cache of type gha: GitHub's cache service has no public interface; use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache
+        type=gha,scope=a#b
+            `scope` has at most 200 characters, and no comma, `#` or control character among them
+        type=gha,url=artifactcache
+            `url` is not an http or https URL
+        type=gha,timeout=10
+            `10` is not a duration such as 90s, 30m, 1h30m or 7d
+        type=gha,repository=app
+            `repository=app` is not of the form OWNER/NAME
+        type=gha,version=3
+            there is no version `3` of the cache service; use version=1 or version=2
+        type=gha,ref=x
+            unknown key `ref`; known are type, mode, ignore-error, image-manifest, oci-mediatypes, compression, compression-level, force-compression, mounts, scope, token, url, url_v2, timeout, repository, ghtoken, version
         type=s3,bucket=b
             kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
         from
