@@ -64,6 +64,7 @@ pub(super) fn write_all(
         id: request.recorder.as_ref().map(Recorder::id),
         started,
         finished: now(),
+        events: request.events.clone(),
     };
     let mut built = None;
     for output in outputs {
@@ -212,7 +213,8 @@ impl Writer<'_> {
             }
             let epoch = self.epoch();
             let image = assemble::image(store, planned, &result.trail, exported, epoch, self.output)?;
-            let statements = self.attestor.of_image(planned, &image, &names, self.output);
+            let view = || Ok::<_, BuildError>(self.snapshots.view(&result.state.layers)?);
+            let statements = self.attestor.of_image(planned, &image, &names, self.output, view)?;
             if !statements.is_empty() {
                 let artifact = self.output.oci_artifact;
                 attestations.push(attest::manifest(store, &statements, &image.descriptor, artifact)?);

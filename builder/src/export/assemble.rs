@@ -28,6 +28,8 @@ pub struct BuiltImage {
     pub manifest: Manifest,
     /// Digest of the config: the image id.
     pub config_digest: Digest,
+    /// When it was made, as the config says.
+    pub created: Option<String>,
 }
 
 /// What an output is about: one image, or an index of several.
@@ -112,7 +114,8 @@ pub fn image(
     let mut descriptor = Descriptor::new(&manifest.media_type, digest, bytes.len() as u64);
     descriptor.platform = Some(planned.platform.clone());
     descriptor.annotations = super::spec::manifest_descriptor_annotations(output, &planned.platform);
-    Ok(BuiltImage { platform: planned.platform.clone(), descriptor, manifest, config_digest })
+    let (platform, created) = (planned.platform.clone(), config.created);
+    Ok(BuiltImage { platform, descriptor, manifest, config_digest, created })
 }
 
 fn docker_layer(name: &str) -> &str {

@@ -124,7 +124,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = attest::parse_provenance, help_heading = RESULT)]
     provenance: Option<AttestFlag>,
-    /// Write an attestation: type=provenance with the attributes of --provenance
+    /// Write beside the image what packages it has, as SPDX
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = attest::parse_sbom, help_heading = RESULT)]
+    sbom: Option<AttestFlag>,
+    /// Write an attestation: type=sbom, or type=provenance with the attributes of --provenance
     #[arg(long, value_name = "ATTESTATION", value_parser = attest::parse_attest, help_heading = RESULT)]
     attest: Vec<AttestFlag>,
     /// Make one layer of this build's (own) or of all of them, the base's included (all) [default: own
@@ -287,10 +291,6 @@ struct CompatibilityArgs {
     /// Accepted for buildx: there is no builder to choose
     #[arg(long, hide = true, value_name = "NAME")]
     builder: Option<String>,
-    /// Accepted for buildx: attestations are not made
-    #[arg(long, hide = true, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    sbom: Option<String>,
     /// As --explain, with debug or trace
     #[arg(long, hide = true, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error",
           "fatal", "panic"])]
@@ -384,9 +384,9 @@ impl BuildArgs {
         Ok(())
     }
 
-    /// What `--attest` and `--provenance` come to; as in buildx, the special option goes before the general one.
+    /// What `--attest` and `--provenance` come to; as in buildx, what the special options say holds.
     pub fn attestations(&self) -> Attestations {
-        Attestations::of(self.attest.iter().chain(&self.provenance))
+        Attestations::of(self.attest.iter().chain(&self.provenance).chain(&self.sbom))
     }
 
     /// The annotations of all `--annotation`.
@@ -435,7 +435,6 @@ impl BuildArgs {
             compress,
             isolation,
             builder,
-            sbom,
             log_level: _,
             debug_on_error: _,
             layers,
@@ -454,8 +453,6 @@ impl BuildArgs {
         note(compress.is_some(), "--compress", "contexts are not sent anywhere");
         note(isolation.is_some(), "--isolation", "there is one kind of sandbox");
         note(builder.is_some(), "--builder", "there is no builder to choose");
-        let wanted = |value: &Option<String>| value.as_ref().is_some_and(|v| choice::boolean(v) != Ok(false));
-        note(wanted(sbom), "--sbom", "attestations are not made");
         note(*layers == Some(false), "--layers=false", "steps are always cached; --no-cache runs all anew");
         let unused = "a stage that the target does not need is not built";
         note(*skip_unused_stages == Some(false), "--skip-unused-stages=false", unused);

@@ -54,7 +54,6 @@ fn options_without_effect_are_told() {
         ("--skip-unused-stages=false", "--skip-unused-stages=false has no effect"),
         ("--runtime=crun", "--runtime has no effect"),
         ("--rm", "--rm has no effect"),
-        ("--sbom", "--sbom has no effect"),
     ] {
         assert!(told(&[option]).contains(part), "{option}: {}", told(&[option]));
     }
@@ -152,8 +151,9 @@ fn help_is_grouped() {
                                             true, false or mode=min|max with, after commas,
                                             version=v1|v0.2, builder-id=URI, filename=NAME,
                                             reproducible=BOOL, inline-only=BOOL
-          --attest <ATTESTATION>            Write an attestation: type=provenance with the attributes of
-                                            --provenance
+          --sbom[=<BOOL>]                   Write beside the image what packages it has, as SPDX
+          --attest <ATTESTATION>            Write an attestation: type=sbom, or type=provenance with the
+                                            attributes of --provenance
           --squash[=<WHICH>]                Make one layer of this build's (own) or of all of them, the
                                             base's included (all) [default: own when given alone]
           --max-layers <N>                  Merge the uppermost layers of this build when the image
@@ -290,7 +290,7 @@ fn a_line_with_everything() {
     assert_eq!(args.annotations().count(), 1);
     let notices = args.notices();
     let options: Vec<&str> = notices.iter().filter_map(|notice| notice.split(' ').next()).collect();
-    assert_eq!(options, ["--rm", "--force-rm", "--compress", "--isolation", "--sbom"]);
+    assert_eq!(options, ["--rm", "--force-rm", "--compress", "--isolation"]);
 }
 
 #[test]

@@ -3,13 +3,16 @@
 //! Invariants: with an epoch, equal builds get equal statements: both times are the epoch then, and the number of the
 //! build is left out.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::options::{Attestations, Mode, ProvenanceOptions};
 use super::provenance::{self, Found, Invocation};
+use super::sbom::{self, About};
 use super::statement::{Statement, Subject, image_subjects};
 use super::walk::{self, WalkError};
-use crate::export::assemble::BuiltImage;
+use crate::base::events::EventSink;
+use crate::export::assemble::{BuiltImage, timestamp};
 use crate::export::spec::{OutputKind, OutputSpec};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -37,27 +40,55 @@ pub struct Attestor<'a> {
     pub started: i64,
     /// When its steps had ended.
     pub finished: i64,
+    /// Hears of what could not be read.
+    pub events: EventSink,
 }
 
 impl Attestor<'_> {
-    /// What is said of an image.
-    pub fn of_image(
+    /// What is said of an image; `view` shows its files.
+    ///
+    /// # Errors
+    /// When the files are looked at and cannot be.
+    pub fn of_image<E: From<WalkError>>(
         &self,
         planned: &PlannedImage,
         image: &BuiltImage,
         names: &[Reference],
         output: &OutputSpec,
-    ) -> Vec<Statement> {
+        view: impl FnOnce() -> Result<RootDir, E>,
+    ) -> Result<Vec<Statement>, E> {
         // `docker load` has no place for more than the image.
         if output.kind == OutputKind::Docker {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let subjects = || image_subjects(names, &planned.platform, &image.descriptor.digest);
         let mut statements = Vec::new();
         if let Some(options) = &self.attestations.provenance {
             statements.push(self.provenance(planned, options, output, subjects()));
         }
-        statements
+        if self.attestations.sbom {
+            // The image's own time, so that a build whose steps are all cached says the same again.
+            let created = image.created.as_ref().and_then(|created| created.parse::<Timestamp>().ok());
+            let about = About {
+                name: names.first().map_or_else(|| "image".to_owned(), Reference::familiar),
+                version: image.descriptor.digest.to_string(),
+                created: timestamp(created.map_or(self.finished, Timestamp::as_second)),
+            };
+            statements.push(self.sbom(&view()?, &about, subjects())?);
+        }
+        Ok(statements)
+    }
+
+    fn sbom(&self, root: &RootDir, about: &About, subjects: Vec<Subject>) -> Result<Statement, WalkError> {
+        let inventory = sbom::scan(root)?;
+        if let Some(first) = inventory.left_out.first() {
+            let more = match inventory.left_out.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            self.events.warn(format!("the list of packages is not complete: {first}{more}"));
+        }
+        Ok(Statement::new(sbom::SPDX, subjects, sbom::document(&inventory, about)))
     }
 
     /// What is said of files: names and bytes of the files that are written beside them.
@@ -68,7 +99,7 @@ impl Attestor<'_> {
         output: &OutputSpec,
     ) -> Result<Vec<(String, Vec<u8>)>, WalkError> {
         let provenance = self.attestations.provenance.as_ref().filter(|options| !options.inline_only);
-        if provenance.is_none() {
+        if provenance.is_none() && !self.attestations.sbom {
             return Ok(Vec::new());
         }
         let subjects = walk::subjects(root)?;
@@ -77,6 +108,14 @@ impl Attestor<'_> {
         if let Some(options) = provenance {
             let statement = self.provenance(planned, options, output, subjects.clone());
             files.push((name(&options.file_name), statement.to_file()));
+        }
+        if self.attestations.sbom {
+            let about = About {
+                name: "files".to_owned(),
+                version: String::new(),
+                created: timestamp(output.epoch(self.plan.source_date_epoch).unwrap_or(self.finished)),
+            };
+            files.push((name("sbom.spdx.json"), self.sbom(root, &about, subjects)?.to_file()));
         }
         Ok(files)
     }

@@ -10,6 +10,7 @@ mod manifest;
 pub mod options;
 pub mod provenance;
 mod purl;
+mod sbom;
 mod statement;
 mod walk;
 
