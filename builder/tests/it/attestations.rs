@@ -190,6 +190,110 @@ fn each_platform_has_its_own() {
     }
 }
 
+fn packages(statement: &Value) -> Vec<String> {
+    assert_eq!(statement["predicateType"], "https://spdx.dev/Document");
+    let document = &statement["predicate"];
+    assert_eq!(
+        (&document["spdxVersion"], &document["SPDXID"]),
+        (&json!("SPDX-2.3"), &json!("SPDXRef-DOCUMENT"))
+    );
+    let packages = document["packages"].as_array().expect("packages").iter();
+    packages
+        .filter_map(|package| package["externalRefs"][0]["referenceLocator"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// What a distribution and two languages leave in an image.
+fn with_packages() -> Project {
+    Project::new()
+        .file("usr/lib/os-release", "ID=debian\nVERSION_ID=\"12\"\n")
+        .file(
+            "var/lib/dpkg/status",
+            "Package: zlib1g\nStatus: install ok installed\nVersion: 1:1.2-3\nArchitecture: amd64\n\n",
+        )
+        .file(
+            "usr/lib/python3/dist-packages/Foo-1.dist-info/METADATA",
+            "Name: Foo\nVersion: 1\nLicense: MIT\n\n",
+        )
+        .file("srv/node_modules/left-pad/package.json", r#"{"name":"left-pad","version":"1.3.0"}"#)
+        .buildfile(
+            "FROM scratch\nCOPY usr /usr\nCOPY var /var\nCOPY srv /srv\nCOPY gone /srv/node_modules/gone\n",
+        )
+        .file("gone/package.json", r#"{"name":"gone","version":"1"}"#)
+}
+
+const FOUND: [&str; 3] =
+    ["pkg:deb/debian/zlib1g@1:1.2-3?arch=amd64&distro=debian-12", "pkg:npm/left-pad@1.3.0", "pkg:pypi/foo@1"];
+
+#[test]
+fn packages_of_the_final_files_are_listed() {
+    let project = with_packages();
+    // What a later layer takes away is not in the image.
+    project.write("empty", "");
+    project.write(
+        "Buildfile",
+        "FROM scratch\nCOPY usr /usr\nCOPY var /var\nCOPY srv /srv\nCOPY gone/package.json /srv/node_modules/gone/\n\
+         COPY empty /srv/node_modules/gone/package.json\n",
+    );
+    let found = built(&project, &["--sbom", "--provenance=mode=min", "-t", "x:1"]);
+    let kinds: Vec<&Value> = found.statements.iter().map(|statement| &statement["predicateType"]).collect();
+    assert_eq!(kinds, [V1, "https://spdx.dev/Document"]);
+    let list = &found.statements[1];
+    assert_eq!(packages(list), FOUND);
+    assert_eq!(list["subject"], found.statements[0]["subject"]);
+    // The times of cached steps are those of the image, so that the list is the same again.
+    let again = built(&project, &["--attest=type=sbom", "-t", "x:1"]);
+    assert_eq!(again.statements[0], *list);
+    let printed = || {
+        Ended::of(&mut project.build_command(["--sbom", "-t", "kept:1"])).ok();
+        project.run(&["inspect", "--sbom", "kept:1"]).ok().stdout
+    };
+    assert_eq!(packages(&parsed(printed().as_bytes())), FOUND);
+
+    Ended::of(&mut project.build_command([
+        "--sbom",
+        "--source-date-epoch=7",
+        "-o",
+        "out",
+        "-o",
+        "type=tar,dest=o.tar",
+    ]))
+    .ok();
+    let beside = parsed(&fs::read(project.path("out/sbom.spdx.json")).expect("list"));
+    assert_eq!(packages(&beside), FOUND);
+    assert_eq!(beside["predicate"]["creationInfo"]["created"], "1970-01-01T00:00:07Z");
+    assert_eq!(parsed(&layout_of_archive(&project.path("o.tar"))["sbom.spdx.json"]), beside);
+}
+
+#[test]
+fn equal_files_are_equal_lists_in_another_store() {
+    let list =
+        || built(&with_packages(), &["--sbom", "--source-date-epoch=7", "-t", "x:1"]).index["digest"].clone();
+    assert_eq!(list(), list());
+}
+
+#[test]
+fn a_hostile_image_is_listed_as_far_as_it_can_be_read() {
+    let project = Project::new();
+    let outside = project.path("outside");
+    fs::write(&outside, "Package: outside\nVersion: 1\n").expect("file");
+    let project = project
+        .file("usr/lib/sysimage/rpm/rpmdb.sqlite", "SQLite format 3\0 and nothing of the kind")
+        .file("usr/lib/os-release", "ID=a\nID=\"b\nVERSION_ID=\u{1b}[31m\n")
+        .file("var/lib/dpkg/status.d/none", ":\n\n\n")
+        .symlink("var/lib/dpkg/status", &outside.display().to_string())
+        .buildfile("FROM scratch\nCOPY usr /usr\nCOPY var /var\n");
+    let ended = Ended::of(&mut project.build_command(["--sbom", "-o", "type=oci,dest=attested.tar"])).ok();
+    assert!(ended.stderr.contains("the list of packages is not complete"), "{}", ended.stderr);
+    let found = attested(&layout_of_archive(&project.path("attested.tar")));
+    assert_eq!(packages(&found.statements[0]), Vec::<String>::new());
+    let comment = &found.statements[0]["predicate"]["creationInfo"]["comment"];
+    assert!(
+        comment.as_str().is_some_and(|text| text.contains("rpmdb.sqlite") && !text.contains("outside")),
+        "{comment}"
+    );
+}
+
 fn subjects(statement: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let all = statement["subject"].as_array().expect("subjects").iter();
@@ -241,6 +345,7 @@ fn docker_has_no_place_for_attestations() {
     };
     refused(&["--provenance", "--format=docker"], "no place for attestations");
     refused(&["--attest", "type=sbom,generator=a/b"], "runs no scanner image");
+    refused(&["--sbom", "--format=docker"], "no place for attestations");
     refused(&["--provenance=mode=mid"], "mode=min or mode=max");
     // What is not wanted is in nobody's way.
     let unwanted = ["--provenance=false", "--format=docker", "-o", "type=oci,dest=x.tar"];

@@ -48,8 +48,8 @@ impl Attestor<'_> {
     /// What is said of an image; `view` shows its files.
     ///
     /// # Errors
-    /// When the files are looked at and cannot be.
-    pub fn of_image<E: From<WalkError>>(
+    /// When the files cannot be shown.
+    pub fn of_image<E>(
         &self,
         planned: &PlannedImage,
         image: &BuiltImage,
@@ -74,13 +74,13 @@ impl Attestor<'_> {
                 version: image.descriptor.digest.to_string(),
                 created: timestamp(created.map_or(self.finished, Timestamp::as_second)),
             };
-            statements.push(self.sbom(&view()?, &about, subjects())?);
+            statements.push(self.sbom(&view()?, &about, subjects()));
         }
         Ok(statements)
     }
 
-    fn sbom(&self, root: &RootDir, about: &About, subjects: Vec<Subject>) -> Result<Statement, WalkError> {
-        let inventory = sbom::scan(root)?;
+    fn sbom(&self, root: &RootDir, about: &About, subjects: Vec<Subject>) -> Statement {
+        let inventory = sbom::scan(root);
         if let Some(first) = inventory.left_out.first() {
             let more = match inventory.left_out.len() - 1 {
                 0 => String::new(),
@@ -88,7 +88,7 @@ impl Attestor<'_> {
             };
             self.events.warn(format!("the list of packages is not complete: {first}{more}"));
         }
-        Ok(Statement::new(sbom::SPDX, subjects, sbom::document(&inventory, about)))
+        Statement::new(sbom::SPDX, subjects, sbom::document(&inventory, about))
     }
 
     /// What is said of files: names and bytes of the files that are written beside them.
@@ -115,7 +115,7 @@ impl Attestor<'_> {
                 version: String::new(),
                 created: timestamp(output.epoch(self.plan.source_date_epoch).unwrap_or(self.finished)),
             };
-            files.push((name("sbom.spdx.json"), self.sbom(root, &about, subjects)?.to_file()));
+            files.push((name("sbom.spdx.json"), self.sbom(root, &about, subjects).to_file()));
         }
         Ok(files)
     }

@@ -22,26 +22,29 @@ const NOT_FILES: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 #[error("cannot look at the files of the image for its attestations")]
 pub struct WalkError(#[from] FsError);
 
-/// Calls `visit` with the path, without leading slash, of every regular file.
-pub(super) fn files<E: From<FsError>>(
+/// Calls `visit` with the path, without leading slash, of every regular file, and with the error of every directory that
+/// cannot be read.
+pub(super) fn files<E>(
     root: &RootDir,
-    visit: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    visit: &mut dyn FnMut(Result<&[u8], FsError>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = pending.pop() {
-        let fail = |e: std::io::Error| FsError::image("read directory", &path, e);
-        let entry = root.entry(&path, Last::Keep, None)?;
-        let directory = entry.open(OFlags::PATH | OFlags::DIRECTORY).map_err(fail)?;
         let mut below = Vec::new();
-        for name in sorted_names(directory.as_fd()).map_err(fail)? {
+        let entries = match entries(root, &path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                visit(Err(error))?;
+                continue;
+            }
+        };
+        for (name, kind) in entries {
             let whole = if path.is_empty() { name.clone() } else { [&path[..], b"/", &name].concat() };
-            let stat = statat(&directory, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| FsError::image("stat", &whole, e))?;
-            match FileType::from_raw_mode(stat.st_mode) {
+            match kind {
                 FileType::Directory if !(path.is_empty() && NOT_FILES.contains(&&name[..])) => {
                     below.push(whole);
                 }
-                FileType::RegularFile => visit(&whole)?,
+                FileType::RegularFile => visit(Ok(&whole))?,
                 _ => {}
             }
         }
@@ -51,10 +54,25 @@ pub(super) fn files<E: From<FsError>>(
     Ok(())
 }
 
+/// What is in a directory, sorted.
+fn entries(root: &RootDir, path: &[u8]) -> Result<Vec<(Vec<u8>, FileType)>, FsError> {
+    let fail = |e: std::io::Error| FsError::image("read directory", path, e);
+    let directory =
+        root.entry(path, Last::Keep, None)?.open(OFlags::PATH | OFlags::DIRECTORY).map_err(fail)?;
+    let names = sorted_names(directory.as_fd()).map_err(fail)?.into_iter();
+    let with_kind = names.map(|name| {
+        let stat = statat(&directory, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| fail(e.into()))?;
+        Ok((name, FileType::from_raw_mode(stat.st_mode)))
+    });
+    with_kind.collect()
+}
+
 /// Every regular file with its digest: what a statement beside files is about.
 pub(super) fn subjects(root: &RootDir) -> Result<Vec<Subject>, WalkError> {
     let mut subjects = Vec::new();
     files(root, &mut |path| {
+        let path = path?;
         let mut hasher = HashingWriter::new(std::io::sink());
         let mut file = root.open_file(path)?;
         std::io::copy(&mut file, &mut hasher).map_err(|e| FsError::image("read", path, e))?;

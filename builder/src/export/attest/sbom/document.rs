@@ -117,7 +117,7 @@ fn entry(package: &Package, id: &str, inventory: &Inventory) -> Value {
         let short: String = license.chars().take(200).collect();
         entry["licenseComments"] = json!(format!("declared as: {short}"));
     }
-    if let Some(supplier) = supplier(&package.supplier) {
+    if let Some(supplier) = supplier(package.kind, &package.supplier) {
         entry["supplier"] = json!(supplier);
     }
     if package.homepage.starts_with("https://") || package.homepage.starts_with("http://") {
@@ -126,15 +126,17 @@ fn entry(package: &Package, id: &str, inventory: &Inventory) -> Value {
     entry
 }
 
-/// `Name <mail>` as SPDX has it. Whether it is a person nobody says; SPDX knows persons and organisations.
-fn supplier(text: &str) -> Option<String> {
+/// `Name <mail>` as SPDX has it, which wants to know whether that is a person: of rpm it is a vendor, of others a
+/// maintainer (who may be a team all the same).
+fn supplier(kind: Kind, text: &str) -> Option<String> {
+    let who = if kind == Kind::Rpm { "Organization" } else { "Person" };
     let text = text.trim();
     let line = text.lines().next().filter(|line| !line.is_empty() && line.len() <= super::MAX_WORD_BYTES)?;
     Some(match line.split_once('<') {
         Some((name, mail)) => {
-            format!("Organization: {} ({})", name.trim(), mail.trim_end_matches('>').trim())
+            format!("{who}: {} ({})", name.trim(), mail.trim_end_matches('>').trim())
         }
-        None => format!("Organization: {line}"),
+        None => format!("{who}: {line}"),
     })
 }
 

@@ -20,8 +20,9 @@ mod language;
 mod rpm;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
-use super::walk::{self, WalkError};
+use super::walk;
 use crate::sys::error::FsError;
 use crate::sys::rootdir::RootDir;
 
@@ -131,19 +132,19 @@ pub struct System {
 }
 
 /// Looks for packages.
-///
-/// # Errors
-/// When directories of the image cannot be read.
-pub fn scan(root: &RootDir) -> Result<Inventory, WalkError> {
+pub fn scan(root: &RootDir) -> Inventory {
     let mut found = Scan { root, packages: Vec::new(), left_out: Vec::new() };
     let system = found.system();
     debian::scan(&mut found);
     alpine::scan(&mut found);
     rpm::scan(&mut found);
-    walk::files(root, &mut |path| {
-        language::look_at(&mut found, path);
-        Ok::<(), WalkError>(())
-    })?;
+    let Ok(()) = walk::files(root, &mut |path| {
+        match path {
+            Ok(path) => language::look_at(&mut found, path),
+            Err(error) => found.leave_out(&error),
+        }
+        Ok::<(), Infallible>(())
+    });
     let Scan { mut packages, mut left_out, .. } = found;
     packages.retain(Package::is_sound);
     packages.sort();
@@ -153,7 +154,7 @@ pub fn scan(root: &RootDir) -> Result<Inventory, WalkError> {
         packages.truncate(MAX_PACKAGES);
     }
     left_out.sort();
-    Ok(Inventory { system, packages, left_out })
+    Inventory { system, packages, left_out }
 }
 
 struct Scan<'a> {
