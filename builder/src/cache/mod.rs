@@ -20,11 +20,13 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use actions::{ActionsCache, ActionsError, ActionsOptions};
+pub use artifact::Form;
 use artifact::{Artifact, Small};
 pub use directory::DirectoryCache;
 pub use registry::RegistryCache;
@@ -192,12 +194,20 @@ pub trait Cache: Sync + fmt::Debug {
     /// When the cache cannot be written.
     fn put_blob(&self, blob: &Descriptor, source: &dyn BlobSource) -> Result<(), CacheError>;
 
-    /// Writes a manifest whose blobs are there, in place of another one with this tag. Others may see it only after
-    /// [`Cache::flush`].
+    /// Writes a manifest of type `kind` whose blobs are there, in place of another one with this tag. Others may see it
+    /// only after [`Cache::flush`].
     ///
     /// # Errors
     /// When the cache cannot be written.
-    fn put_manifest(&self, tag: &Tag, bytes: &[u8]) -> Result<(), CacheError>;
+    fn put_manifest(&self, tag: &Tag, kind: &str, bytes: &[u8]) -> Result<(), CacheError>;
+
+    /// Removes all manifests but those with these tags, and blobs that none of them names. Gives the number of blobs.
+    ///
+    /// # Errors
+    /// When the cache cannot be written. A cache that keeps itself in bounds keeps all.
+    fn keep_only(&self, _tags: &BTreeSet<Tag>) -> Result<usize, CacheError> {
+        Ok(0)
+    }
 
     /// Lets others see all manifests that were put.
     ///
@@ -235,16 +245,16 @@ pub fn find(cache: &dyn Cache, key: &CacheKey, epoch: Option<i64>) -> Result<Opt
 }
 
 /// Writes the artifact of a step whose layers are there, under `tags`.
-pub fn put(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
-    write(cache, tags, record, Small::Missing)
+pub fn put(cache: &dyn Cache, tags: &[Tag], record: &Record, form: Form) -> Result<(), CacheError> {
+    write(cache, tags, record, (form, Small::Missing))
 }
 
 /// [`put`] after the cache turned out to lack a blob that it said it had, and the layers were written again.
-pub fn put_again(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
-    write(cache, tags, record, Small::Again)
+pub fn put_again(cache: &dyn Cache, tags: &[Tag], record: &Record, form: Form) -> Result<(), CacheError> {
+    write(cache, tags, record, (form, Small::Again))
 }
 
-fn write(cache: &dyn Cache, tags: &[Tag], record: &Record, small: Small) -> Result<(), CacheError> {
+fn write(cache: &dyn Cache, tags: &[Tag], record: &Record, how: (Form, Small)) -> Result<(), CacheError> {
     let layers = record.layers.iter().map(record::RecordLayer::descriptor).collect();
-    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers, small)
+    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers, how)
 }

@@ -119,12 +119,7 @@ pub fn image(
 }
 
 fn docker_layer(name: &str) -> &str {
-    match name {
-        media_type::OCI_LAYER => media_type::DOCKER_LAYER,
-        media_type::OCI_LAYER_GZIP => media_type::DOCKER_LAYER_GZIP,
-        media_type::OCI_LAYER_ZSTD => media_type::DOCKER_LAYER_ZSTD,
-        other => other,
-    }
+    media_type::layer_to_docker(name).unwrap_or(name)
 }
 
 /// One image by itself, several under an index, and likewise one of which something is said.

@@ -34,12 +34,13 @@ pub use options::{ActionsOptions, Protocol, Rest, Token};
 use service::{Found, Service};
 use transfer::{Content, Sent, Size};
 
+use super::artifact::Parts;
 use super::{Cache, CacheError, Tag};
 use crate::base::cancel::CancelToken;
 use crate::base::digest::{Digest, HashingWriter};
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::base::sink::BlobSink;
-use crate::image::manifest::{Descriptor, Manifest};
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::net::Net;
 use crate::registry::{BlobSource, Client};
@@ -272,9 +273,10 @@ impl Cache for ActionsCache {
             found => found?,
         };
         let Some((entry, own)) = found else { return Ok(false) };
-        let Ok(manifest) = serde_json::from_str::<Manifest>(&entry.manifest) else { return Ok(false) };
-        for layer in &manifest.layers {
-            if !self.is_there(&layer.digest)? {
+        let Ok(parts) = Parts::of(entry.manifest.as_bytes()) else { return Ok(false) };
+        // A config that is inside needs no blob.
+        for blob in parts.blobs().into_iter().filter(|blob| !blob.extra.contains_key("data")) {
+            if !self.is_there(&blob.digest)? {
                 return Ok(false);
             }
         }
@@ -343,7 +345,7 @@ impl Cache for ActionsCache {
         Ok(())
     }
 
-    fn put_manifest(&self, tag: &Tag, bytes: &[u8]) -> Result<(), CacheError> {
+    fn put_manifest(&self, tag: &Tag, _kind: &str, bytes: &[u8]) -> Result<(), CacheError> {
         let manifest = String::from_utf8(bytes.to_vec()).map_err(|_| CacheError::Artifact {
             place: format!("{}:{tag}", self.name()),
             reason: "its manifest is not text",

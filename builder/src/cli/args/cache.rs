@@ -6,8 +6,8 @@ use super::actions_cache::{self, ActionsSpec};
 use super::amount::AmountError;
 use super::{ArgsError, Environment};
 use crate::build::{CacheMode, CacheSource, CacheTarget};
-use crate::cache::Location;
 use crate::cache::mount::Mounts;
+use crate::cache::{Form, Location};
 use crate::export::spec::attributes::{self, AttributeError, closest};
 use crate::export::spec::{self, OutputError};
 use crate::image::reference::{Reference, ReferenceError};
@@ -30,6 +30,10 @@ pub struct CacheSpec {
     pub insecure: bool,
     /// `mounts`: which cache mounts travel.
     pub mounts: Mounts,
+    /// `image-manifest` and `oci-mediatypes`.
+    pub form: Form,
+    /// `reset`: what the build does not use is removed from a directory.
+    pub reset: bool,
     /// Keys that were given and have no effect.
     pub unused: Vec<&'static str>,
 }
@@ -84,8 +88,10 @@ pub enum CacheError {
     #[error("unknown cache mode `{0}`; use mode=min or mode=max")]
     Mode(String),
     /// Another format.
-    #[error("`{0}=false` is not possible: steps are kept as OCI image manifests")]
-    Format(String),
+    #[error(
+        "image manifests have OCI's media types: write image-manifest=false, or leave out oci-mediatypes=false"
+    )]
+    Form,
     /// A bad name.
     #[error(transparent)]
     Name(#[from] ReferenceError),
@@ -187,7 +193,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     match name {
         "registry" => known.push("registry.insecure"),
         // BuildKit's, for one of several caches in a directory; here all steps are found by their own tags.
-        "local" => known.extend(["tag", "digest", "reset"]),
+        "local" => known.extend([if export { "reset" } else { "digest" }, "tag"]),
         "gha" => known.extend(actions_cache::KEYS),
         _ => {}
     }
@@ -211,11 +217,13 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         None => Place::Beside,
     };
     let flag = |key: &str| given(key).map_or(Ok(false), |value| attributes::boolean(key, value));
-    for key in ["image-manifest", "oci-mediatypes"] {
-        if given(key).is_some() && !flag(key)? {
-            return Err(CacheError::Format(key.to_owned()));
-        }
-    }
+    let unless = |key: &str| given(key).map_or(Ok(None), |value| attributes::boolean(key, value).map(Some));
+    let form = match (unless("image-manifest")?, unless("oci-mediatypes")?.unwrap_or(true)) {
+        (None | Some(true), true) => Form::Manifest,
+        (Some(false), true) => Form::Index,
+        (None | Some(false), false) => Form::DockerList,
+        (Some(true), false) => return Err(CacheError::Form),
+    };
     Ok(CacheSpec {
         place,
         mode: match given("mode") {
@@ -234,7 +242,9 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
             Some(ids) if ids.split(';').any(str::is_empty) => return Err(CacheError::Mounts),
             Some(ids) => Mounts::Only(ids.split(';').map(str::to_owned).collect()),
         },
-        unused: ["tag", "digest", "reset"].into_iter().filter(|key| given(key).is_some()).collect(),
+        form,
+        reset: flag("reset")?,
+        unused: ["tag", "digest"].into_iter().filter(|key| given(key).is_some()).collect(),
     })
 }
 
@@ -266,6 +276,8 @@ impl CacheSpec {
             force_compression: false,
             insecure: false,
             mounts: Mounts::None,
+            form: Form::Manifest,
+            reset: false,
             unused: Vec::new(),
         }
     }
@@ -294,6 +306,8 @@ impl CacheSpec {
             compression: self.compression,
             force_compression: self.force_compression,
             mounts: self.mounts.clone(),
+            form: self.form,
+            reset: self.reset,
         };
         locations.into_iter().map(target).collect()
     }
@@ -339,7 +353,12 @@ mod tests {
         assert_eq!((to.compression, to.mode, to.unused_tag()), (None, CacheMode::Min, None));
         assert_eq!(to.insecure_host().as_deref(), Some("h:5000"));
         let to = parse_to("type=local,dest=c,tag=main,reset=true").unwrap();
-        assert_eq!(to.unused, ["tag", "reset"]);
+        assert_eq!((to.unused, to.reset), (vec!["tag"], true));
+        let form = |attributes: &str| parse_to(&format!("type=local,dest=c,{attributes}")).unwrap().form;
+        assert_eq!(form("image-manifest=true,oci-mediatypes=true"), Form::Manifest);
+        assert_eq!(form("image-manifest=false"), Form::Index);
+        assert_eq!(form("oci-mediatypes=false"), Form::DockerList);
+        assert_eq!(form("oci-mediatypes=0,image-manifest=0"), Form::DockerList);
     }
 
     #[test]
@@ -370,7 +389,8 @@ mod tests {
             "type=registry,ref=x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "type=local,type=gha",
             "type=local,dest=a,dest=b",
-            "type=local,dest=a,oci-mediatypes=false",
+            "type=local,dest=a,oci-mediatypes=false,image-manifest=true",
+            "type=local,dest=a,image-manifest=maybe",
             "type=local,dest=a,compression=lzma",
             "type=local,dest=a,mounts=",
             "type=gha,scope=a#b",
@@ -406,8 +426,10 @@ mod tests {
             `type` is given more than once
         type=local,dest=a,dest=b
             `dest` is given more than once
-        type=local,dest=a,oci-mediatypes=false
-            `oci-mediatypes=false` is not possible: steps are kept as OCI image manifests
+        type=local,dest=a,oci-mediatypes=false,image-manifest=true
+            image manifests have OCI's media types: write image-manifest=false, or leave out oci-mediatypes=false
+        type=local,dest=a,image-manifest=maybe
+            `image-manifest=maybe` must be true or false
         type=local,dest=a,compression=lzma
             unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
         type=local,dest=a,mounts=
@@ -427,7 +449,7 @@ mod tests {
         type=s3,bucket=b
             kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
         from
-            unknown key `dest`; known are type, mounts, src, tag, digest, reset
+            unknown key `dest`; known are type, mounts, src, digest, tag
         ");
     }
 }

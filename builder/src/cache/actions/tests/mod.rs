@@ -9,8 +9,8 @@ use fake_service::{Answer, Asked, FakeService};
 use reqwest::Url;
 
 use super::*;
-use crate::cache::Location;
 use crate::cache::tests::{key, put_record, record};
+use crate::cache::{Form, Location};
 use crate::image::manifest::media_type;
 use crate::net::fake_server::{FakeServer, Reply};
 use crate::registry::tests::client;
@@ -123,7 +123,7 @@ fn a_step_costs_no_blob_but_its_layers() {
     let fake = Fake::start();
     let writer = fake.open();
     for name in ["a", "b", "c"] {
-        crate::cache::put(&writer, &[tag(name)], &record(&[name], None, &[])).unwrap();
+        crate::cache::put(&writer, &[tag(name)], &record(&[name], None, &[]), Form::Manifest).unwrap();
     }
     assert!(!finds(&fake.open(), "a"), "nobody sees it before it is flushed");
     writer.flush().unwrap();
@@ -132,7 +132,7 @@ fn a_step_costs_no_blob_but_its_layers() {
     assert!(finds(&reader, "a") && finds(&reader, "b") && !finds(&reader, "d"));
     assert_eq!(fake.service.count("GET", "/storage/"), 1, "read once");
     // Nothing new is no new index.
-    crate::cache::put(&reader, &[tag("a")], &record(&["a"], None, &[])).unwrap();
+    crate::cache::put(&reader, &[tag("a")], &record(&["a"], None, &[]), Form::Manifest).unwrap();
     reader.flush().unwrap();
     assert_eq!(fake.service.keys("kiln-index").len(), 1);
 }
