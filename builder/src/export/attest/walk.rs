@@ -22,12 +22,12 @@ const NOT_FILES: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 #[error("cannot look at the files of the image for its attestations")]
 pub struct WalkError(#[from] FsError);
 
+/// Hears of a regular file by its path, or of a directory that cannot be read.
+type Visit<'a, E> = dyn FnMut(Result<&[u8], FsError>) -> Result<(), E> + 'a;
+
 /// Calls `visit` with the path, without leading slash, of every regular file, and with the error of every directory that
 /// cannot be read.
-pub(super) fn files<E>(
-    root: &RootDir,
-    visit: &mut dyn FnMut(Result<&[u8], FsError>) -> Result<(), E>,
-) -> Result<(), E> {
+pub(super) fn files<E>(root: &RootDir, visit: &mut Visit<'_, E>) -> Result<(), E> {
     let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = pending.pop() {
         let mut below = Vec::new();
