@@ -42,8 +42,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "snapshot", "store", "sys",
         ],
     ),
-    // A remote cache keeps artifacts in a registry or a directory; it knows keys and layers by digest only.
-    ("cache", &["base", "image", "registry", "sys"]),
+    // A remote cache keeps artifacts in a registry, a directory or a service; it knows keys and layers by digest only.
+    ("cache", &["base", "image", "net", "registry", "sys"]),
     // Specs of steps are compared with those of earlier builds. Executors say which files they read.
     ("record", &["base", "plan"]),
     // Pure: text and configs in, a graph out.

@@ -9,6 +9,7 @@ use super::debug;
 use super::until::UntilError;
 use crate::cache::CacheError;
 use crate::export::archive::OutputFailure;
+use crate::export::attest::WalkError;
 use crate::export::layers::LayerError;
 use crate::image::platform::Platform;
 use crate::ops::OpError;
@@ -66,6 +67,8 @@ pub enum BuildError {
     Layer(#[from] LayerError),
     #[error(transparent)]
     Output(#[from] OutputFailure),
+    #[error(transparent)]
+    Attest(#[from] WalkError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]

@@ -23,13 +23,14 @@ use std::time::Instant;
 
 use kiln_grammar::diagnostic::Diagnostic;
 
-use crate::export::assemble::BuiltIndex;
 use crate::plan;
 use crate::plan::graph::Plan;
 use crate::solve;
 use crate::store::Store;
+use crate::store::records::now;
 
 use course::Course;
+use output::Written;
 use work::Builder;
 
 pub use error::{BuildError, FailedStep};
@@ -72,7 +73,7 @@ fn run_course(
     request: &Request,
     course: &mut Course,
 ) -> Result<Report, BuildError> {
-    let started = Instant::now();
+    let (started, began) = (Instant::now(), now());
     let parsed = kiln_grammar::parse(&request.text);
     if parsed.has_errors() {
         return Err(BuildError::Parse(parsed.diagnostics));
@@ -100,6 +101,7 @@ fn run_course(
         ledger: &course.ledger,
         wreck: &course.wreck,
         written: &course.written,
+        began,
     };
     let mut made = builder.work();
     // A layer that a cache had promised cannot be had: its step is no longer taken for cached, and runs.
@@ -112,11 +114,11 @@ fn run_course(
     if let Some(imports) = &imports {
         imports.finish();
     }
-    let (solved, image) = made?;
+    let (solved, written) = made?;
     settle(environment.store, &solved, request);
     let last = until.and_then(|steps| steps.into_iter().next_back());
     let stopped = last.map(|id| (solve::step_number(id), plan.graph.vertex(id).name.clone()));
-    Ok(Report { stopped, ..report(warnings, plan, image, (solved.executed, solved.cached), started) })
+    Ok(Report { stopped, ..report(warnings, plan, written, (solved.executed, solved.cached), started) })
 }
 
 /// Notes what was used, and sees to it that what was made outlives the machine's power. The image is there already, so
@@ -131,12 +133,15 @@ fn settle(store: &Store, solved: &solve::Solved, request: &Request) {
 fn report(
     warnings: Vec<Diagnostic>,
     plan: Plan,
-    image: Option<BuiltIndex>,
+    written: Option<Written>,
     (executed, cached): (usize, usize),
     started: Instant,
 ) -> Report {
+    let (image, provenance) =
+        written.map_or((None, Vec::new()), |written| (written.image, written.provenance));
     Report {
         image,
+        provenance,
         warnings,
         unused_build_args: plan.unused_build_args,
         stopped: None,

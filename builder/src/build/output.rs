@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use super::{BuildError, Environment, Request};
 use crate::base::digest::Digest;
 use crate::base::events::Event;
-use crate::export::archive::{self, Label, Parcel};
+use crate::export::archive::{self, FileTree, Label, Parcel};
 use crate::export::assemble::{self, BuiltIndex};
+use crate::export::attest::provenance::Found;
+use crate::export::attest::{self, Attestor};
 use crate::export::layers::{Absent, LayerOptions};
 use crate::export::merge::{self, Form, MANY_LAYERS};
 use crate::export::spec::{self, Destination, OutputKind, OutputSpec};
@@ -18,6 +22,7 @@ use crate::image::reference::Reference;
 use crate::layer::compress::Compression;
 use crate::ops::executor::VertexResult;
 use crate::plan::graph::{Op, Plan, PlannedImage};
+use crate::record::Recorder;
 use crate::snapshot::overlay::Snapshots;
 use crate::solve::Solved;
 use crate::store::records::{ImageRecord, SnapshotId, StepResult, now};
@@ -26,15 +31,15 @@ use crate::transfer::{self, Inventory, Moved, PushTarget, StoreContent};
 /// Compression gains nothing from more, and each has blocks of its own in memory.
 const MAX_COMPRESSION_THREADS: usize = 16;
 
-/// Writes every output. Gives the image of the last one that is an image.
+/// Writes every output.
 pub(super) fn write_all(
     environment: Environment<'_>,
     request: &Request,
     plan: &Plan,
-    solved: &Solved,
-    snapshots: &Snapshots<'_>,
+    (solved, snapshots): (&Solved, &Snapshots<'_>),
     beside: &[Reference],
-) -> Result<Option<BuiltIndex>, BuildError> {
+    (found, started): (&Found, i64),
+) -> Result<Written, BuildError> {
     let into_store = [OutputSpec::new(OutputKind::Image)];
     let outputs = if request.outputs.is_empty() { &into_store[..] } else { &request.outputs };
     let mut results = Vec::new();
@@ -44,16 +49,42 @@ pub(super) fn write_all(
             _ => return Err(BuildError::Cancelled),
         }
     }
+    if outputs.iter().any(|output| output.kind == OutputKind::Docker) && !request.attestations.is_none() {
+        request.events.warn(
+            "an archive for docker has no place for attestations and gets none; type=oci and type=image have them",
+        );
+    }
+    let attestor = Attestor {
+        attestations: &request.attestations,
+        plan,
+        options: &request.plan,
+        file_name: &request.file_name,
+        text: &request.text,
+        found,
+        id: request.recorder.as_ref().map(Recorder::id),
+        started,
+        finished: now(),
+        events: request.events.clone(),
+    };
     let mut built = None;
     for output in outputs {
-        let writer = Writer { environment, request, plan, snapshots, output, beside };
+        let writer = Writer { environment, request, plan, snapshots, output, beside, attestor: &attestor };
         if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
             writer.files(&results)?;
         } else {
             built = Some(writer.image(&results)?);
         }
     }
-    Ok(built)
+    let provenance = request.reports_provenance.map(|mode| attestor.for_metadata(mode)).unwrap_or_default();
+    Ok(Written { image: built, provenance })
+}
+
+/// What was written.
+pub(super) struct Written {
+    /// The last image.
+    pub image: Option<BuiltIndex>,
+    /// How it was made, when that was asked for.
+    pub provenance: Vec<(Platform, Value)>,
 }
 
 /// What engines that pull file by file read from the descriptors of the bases' layers, which keep their bytes: tables of
@@ -86,16 +117,12 @@ struct Writer<'a> {
     output: &'a OutputSpec,
     /// Repositories that may have blobs already.
     beside: &'a [Reference],
-}
-
-fn epoch(plan: &Plan, output: &OutputSpec) -> Option<i64> {
-    let own = output.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok());
-    own.or(plan.source_date_epoch)
+    attestor: &'a Attestor<'a>,
 }
 
 fn file_epoch(request: &Request, plan: &Plan, output: &OutputSpec) -> Option<i64> {
     let rewrite = output.rewrite_timestamp.unwrap_or(request.rewrite_timestamps);
-    epoch(plan, output).filter(|_| rewrite)
+    output.epoch(plan.source_date_epoch).filter(|_| rewrite)
 }
 
 /// To which file times are clamped in a remote cache: as in the images, when they agree.
@@ -123,7 +150,7 @@ fn compression(output: &OutputSpec) -> Compression {
 
 impl Writer<'_> {
     fn epoch(&self) -> Option<i64> {
-        epoch(self.plan, self.output)
+        self.output.epoch(self.plan.source_date_epoch)
     }
 
     fn file_epoch(&self) -> Option<i64> {
@@ -132,17 +159,19 @@ impl Writer<'_> {
 
     fn files(&self, results: &[(&PlannedImage, &StepResult)]) -> Result<(), BuildError> {
         let destination = self.output.destination.clone().unwrap_or(Destination::Path(PathBuf::from(".")));
-        let mut roots = Vec::new();
+        let mut trees = Vec::new();
         for (image, result) in results {
-            let name = image.platform.to_string().replace('/', "_");
-            roots.push((name, self.snapshots.view(&result.state.layers)?));
+            let platform = image.platform.to_string().replace('/', "_");
+            let root = self.snapshots.view(&result.state.layers)?;
+            let beside = self.attestor.of_files(image, &root, self.output)?;
+            trees.push(FileTree { platform, root, beside });
         }
-        let split = self.output.platform_split.unwrap_or(roots.len() > 1);
-        match (&self.output.kind, &destination, &roots[..]) {
+        let split = self.output.platform_split.unwrap_or(trees.len() > 1);
+        match (&self.output.kind, &destination, &trees[..]) {
             (OutputKind::Local, Destination::Path(path), _) => {
-                archive::write_tree(&roots, path, split, self.output.delete)?
+                archive::write_tree(&trees, path, split, self.output.delete)?
             }
-            (_, _, [(_, root)]) => archive::write_tree_tar(root, self.file_epoch(), &destination)?,
+            (_, _, [tree]) => archive::write_tree_tar(tree, self.file_epoch(), &destination)?,
             _ => {
                 return Err(BuildError::Load(
                     "a tar of the files holds one platform: choose one with --platform, or use type=local"
@@ -168,6 +197,8 @@ impl Writer<'_> {
         let form = self.form();
         let of_bases = lazy_annotations(self.plan);
         let mut images = Vec::new();
+        let mut attestations = Vec::new();
+        let names = self.names();
         let mut absent = BTreeMap::new();
         for (planned, result) in results {
             let mut exported = merge::export(store, self.snapshots, result, &form)?;
@@ -181,19 +212,26 @@ impl Writer<'_> {
                 absent.insert(layer.descriptor.digest, layer.snapshot.clone());
             }
             let epoch = self.epoch();
-            images.push(assemble::image(store, planned, &result.trail, exported, epoch, self.output)?);
+            let image = assemble::image(store, planned, &result.trail, exported, epoch, self.output)?;
+            let view = || Ok::<_, BuildError>(self.snapshots.view(&result.state.layers)?);
+            let statements = self.attestor.of_image(planned, &image, &names, self.output, view)?;
+            if !statements.is_empty() {
+                let artifact = self.output.oci_artifact;
+                attestations.push(attest::manifest(store, &statements, &image.descriptor, artifact)?);
+            }
+            images.push(image);
         }
+        let has_index = images.len() > 1 || !attestations.is_empty();
         let platforms: Vec<&Platform> = results.iter().map(|(planned, _)| &planned.platform).collect();
-        for name in spec::homeless_annotations(self.output, &platforms) {
+        for name in spec::homeless_annotations(self.output, &platforms, has_index) {
             self.request.events.warn(format!(
                 "the annotation `{name}` has no effect: an image of these platforms has nothing to carry it"
             ));
         }
-        let built = assemble::index(store, images, self.output)?;
+        let built = assemble::index(store, images, attestations, self.output)?;
         if self.request.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        let names = self.names();
         match self.output.kind {
             OutputKind::Oci | OutputKind::Docker => self.archive(&built, &names)?,
             OutputKind::Image if absent.is_empty() => {

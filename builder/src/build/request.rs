@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kiln_grammar::diagnostic::Diagnostic;
+use serde_json::Value;
 
 use super::debug::{Arrival, ShellRequest};
 use super::until::Until;
@@ -14,8 +15,10 @@ use crate::base::events::EventSink;
 use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::assemble::BuiltIndex;
+use crate::export::attest::options::{Attestations, Mode};
 use crate::export::merge::MergePolicy;
 use crate::export::spec::OutputSpec;
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::net::Net;
 use crate::ops::RunDefaults;
@@ -64,6 +67,10 @@ pub struct Request {
     pub engine_variables: Vec<(String, String)>,
     /// Which layers become one.
     pub merge: MergePolicy,
+    /// What is said of the image beside it.
+    pub attestations: Attestations,
+    /// Whether the report says how the image was made.
+    pub reports_provenance: Option<Mode>,
     /// Remote caches to take results from, in this order.
     pub cache_from: Vec<CacheSource>,
     /// Remote caches to write results to.
@@ -102,6 +109,8 @@ pub struct OnFailure {
 pub struct Report {
     /// The image, unless every output was of files.
     pub image: Option<BuiltIndex>,
+    /// How each platform's image was made, in the form of SLSA v0.2, if that was asked for.
+    pub provenance: Vec<(Platform, Value)>,
     /// Findings about the Buildfile that did not stop the build.
     pub warnings: Vec<Diagnostic>,
     /// `--build-arg` that nothing consumed.
@@ -117,11 +126,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// The image id: the config's digest of a single image, the index' digest of several (semantics fact 98).
+    /// The image id: the config's digest of a single image, the index' digest of several, or of one with attestations
+    /// (semantics fact 98).
     pub fn image_id(&self) -> Option<Digest> {
         let image = self.image.as_ref()?;
         match &image.images[..] {
-            [only] => Some(only.config_digest),
+            [only] if !image.is_index() => Some(only.config_digest),
             _ => Some(image.descriptor.digest),
         }
     }

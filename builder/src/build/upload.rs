@@ -19,7 +19,7 @@ use crate::base::events::{Event, Outcome, Stream};
 use crate::base::parallel;
 use crate::cache::mount::Mounts;
 use crate::cache::record::{Record, RecordLayer, RecordStep};
-use crate::cache::{self, Cache, CacheError, Location, Tag};
+use crate::cache::{self, Cache, CacheError, Form, Location, Tag};
 use crate::export::layers::{self, Absent, ExportedLayer, LayerOptions};
 use crate::image::reference::Reference;
 use crate::layer::compress::{Compression, Compressor};
@@ -65,6 +65,10 @@ pub struct CacheTarget {
     pub force_compression: bool,
     /// Cache mounts that are written as well.
     pub mounts: Mounts,
+    /// How artifacts are written.
+    pub form: Form,
+    /// What this build does not use is removed from a directory.
+    pub reset: bool,
 }
 
 /// Where results are taken from.
@@ -182,7 +186,7 @@ impl Upload<'_> {
         let blobs: Vec<ExportedLayer> = blobs.into_values().collect();
         let sent = parallel::try_map(&blobs, BLOBS_AT_ONCE, |layer| self.send(cache, layer, &failed))?;
         parallel::try_map(&records, AT_ONCE, |(record, tags)| {
-            self.put(cache, tags, record, &blobs).map_err(|error| match error {
+            self.put(target, cache, (tags, record), &blobs).map_err(|error| match error {
                 Refused::Cache(error) => failed(error),
                 Refused::Here(error) => error,
             })
@@ -194,6 +198,11 @@ impl Upload<'_> {
             let mounts = self.mounts(target, cache, &failed)?;
             told.push_str(&format!(", {mounts} cache mounts were sent"));
         }
+        cache.flush().map_err(failed)?;
+        if target.reset {
+            let removed = cache.keep_only(&self.used(target, epoch)).map_err(failed)?;
+            told.push_str(&format!(", {removed} files that this build has no use for were removed"));
+        }
         Ok(told)
     }
 
@@ -201,12 +210,12 @@ impl Upload<'_> {
     /// gets it again.
     fn put(
         &self,
+        target: &CacheTarget,
         cache: &dyn Cache,
-        tags: &[Tag],
-        record: &Record,
+        (tags, record): (&[Tag], &Record),
         blobs: &[ExportedLayer],
     ) -> Result<(), Refused> {
-        let mut put = cache::put(cache, tags, record);
+        let mut put = cache::put(cache, tags, record, target.form);
         for _ in 0..RESENDS {
             if !put.as_ref().is_err_and(CacheError::lacks_blob) {
                 break;
@@ -215,9 +224,22 @@ impl Upload<'_> {
                 let layer = blobs.iter().find(|layer| layer.descriptor.digest == wanted.digest);
                 layer.map_or(Ok(()), |layer| self.write(cache, layer))?;
             }
-            put = cache::put_again(cache, tags, record);
+            put = cache::put_again(cache, tags, record, target.form);
         }
         Ok(put?)
+    }
+
+    /// The cache mounts that the build uses and that travel.
+    fn used_mounts(&self, target: &CacheTarget) -> BTreeSet<&str> {
+        let used = self.solved.keys.keys().flat_map(|id| match &self.plan.graph.vertex(*id).op {
+            Op::Run(spec) => &spec.mounts[..],
+            _ => &[],
+        });
+        used.filter_map(|mount| match &mount.source {
+            MountSource::Cache { id, .. } if target.mounts.include(id) => Some(id.as_str()),
+            _ => None,
+        })
+        .collect()
     }
 
     /// Writes the cache mounts that the build uses. Gives their number.
@@ -227,24 +249,14 @@ impl Upload<'_> {
         cache: &dyn Cache,
         failed: &(dyn Fn(CacheError) -> BuildError + Sync),
     ) -> Result<usize, BuildError> {
-        let used = self.solved.keys.keys().flat_map(|id| match &self.plan.graph.vertex(*id).op {
-            Op::Run(spec) => &spec.mounts[..],
-            _ => &[],
-        });
-        let ids: BTreeSet<&str> = used
-            .filter_map(|mount| match &mount.source {
-                MountSource::Cache { id, .. } if target.mounts.include(id) => Some(id.as_str()),
-                _ => None,
-            })
-            .collect();
         let mut sent = 0;
-        for id in ids {
+        for id in self.used_mounts(target) {
             // When nothing ran, nothing has changed.
             let unchanged = self.solved.executed == 0;
             if unchanged && cache.has_manifest(&cache::mount::tag(id)).map_err(failed)? {
                 continue;
             }
-            sent += usize::from(self.mount(id, cache, failed)?);
+            sent += usize::from(self.mount(id, target.form, cache, failed)?);
         }
         Ok(sent)
     }
@@ -253,6 +265,7 @@ impl Upload<'_> {
     fn mount(
         &self,
         id: &str,
+        form: Form,
         cache: &dyn Cache,
         failed: &(dyn Fn(CacheError) -> BuildError + Sync),
     ) -> Result<bool, BuildError> {
@@ -283,11 +296,11 @@ impl Upload<'_> {
         };
         if cache.has_blob(&archive, &[]).map_err(failed)? {
             // The artifact may have been deleted, or be of an earlier state.
-            cache::mount::put(cache, id, &archive).map_err(failed)?;
+            cache::mount::put(cache, id, &archive, form).map_err(failed)?;
             return Ok(false);
         }
         cache.put_blob(&archive, &incoming.path().to_owned()).map_err(failed)?;
-        cache::mount::put(cache, id, &archive).map_err(failed)?;
+        cache::mount::put(cache, id, &archive, form).map_err(failed)?;
         Ok(true)
     }
 
@@ -324,21 +337,7 @@ impl Upload<'_> {
     /// The steps of a mode whose results are known.
     fn steps(&self, mode: CacheMode, cache: &dyn Cache, epoch: Option<i64>) -> Result<Vec<Step>, Refused> {
         let graph = &self.plan.graph;
-        let mut chosen: BTreeSet<VertexId> = BTreeSet::new();
-        let mut pending: Vec<VertexId> = self.plan.images.iter().map(|image| image.result).collect();
-        while let Some(id) = pending.pop() {
-            if chosen.insert(id) {
-                let vertex = graph.vertex(id);
-                let count = match (mode, &vertex.op) {
-                    (CacheMode::Max, _) => vertex.inputs.len(),
-                    // Both sides of a merge are in the image.
-                    (CacheMode::Min, Op::Merge) => 2,
-                    (CacheMode::Min, _) => 1,
-                };
-                pending.extend(vertex.inputs.iter().take(count));
-            }
-        }
-        chosen.retain(|id| is_step(graph.vertex(*id)));
+        let chosen = self.chosen(mode);
         self.ask_for_unseen(&chosen, cache, epoch)?;
         let mut steps = Vec::new();
         for id in chosen {
@@ -356,6 +355,35 @@ impl Upload<'_> {
             }
         }
         Ok(steps)
+    }
+
+    /// The steps of a mode.
+    fn chosen(&self, mode: CacheMode) -> BTreeSet<VertexId> {
+        let graph = &self.plan.graph;
+        let mut chosen: BTreeSet<VertexId> = BTreeSet::new();
+        let mut pending: Vec<VertexId> = self.plan.images.iter().map(|image| image.result).collect();
+        while let Some(id) = pending.pop() {
+            if chosen.insert(id) {
+                let vertex = graph.vertex(id);
+                let count = match (mode, &vertex.op) {
+                    (CacheMode::Max, _) => vertex.inputs.len(),
+                    // Both sides of a merge are in the image.
+                    (CacheMode::Min, Op::Merge) => 2,
+                    (CacheMode::Min, _) => 1,
+                };
+                pending.extend(vertex.inputs.iter().take(count));
+            }
+        }
+        chosen.retain(|id| is_step(graph.vertex(*id)));
+        chosen
+    }
+
+    /// Tags of what this build uses, known or not.
+    fn used(&self, target: &CacheTarget, epoch: Option<i64>) -> BTreeSet<Tag> {
+        let keys = self.chosen(target.mode).into_iter().filter_map(|id| self.solved.keys.get(&id));
+        let keys = keys.flat_map(|keys| [Some(keys.definition), keys.content].into_iter().flatten());
+        let mounts = self.used_mounts(target).into_iter().map(cache::mount::tag);
+        keys.map(|key| Tag::new(&key, epoch)).chain(mounts).collect()
     }
 
     /// Asks the caches of `--cache-from` for steps that nobody looked at, since what stands on them was cached: their

@@ -7,10 +7,11 @@ use std::time::Instant;
 use super::debug::Wreck;
 use super::error::failed;
 use super::imports::{beside, import_failed};
+use super::output::Written;
 use super::upload::Upload;
 use super::{BuildError, Environment, Request, Resolver, output};
 use crate::base::events::{Event, Outcome};
-use crate::export::assemble::BuiltIndex;
+use crate::export::attest::provenance::Found;
 use crate::image::platform::Platform;
 use crate::ops::{Fetched, Imports, LocalExecutor, Wrecks};
 use crate::plan::graph::{Plan, VertexId};
@@ -33,12 +34,15 @@ pub(super) struct Builder<'a> {
     pub ledger: &'a Ledger,
     pub wreck: &'a RefCell<Option<Wreck>>,
     pub written: &'a RefCell<BTreeMap<VertexId, u64>>,
+    /// When the build began, in seconds since 1970.
+    pub began: i64,
 }
 
 impl Builder<'_> {
     /// Runs what has to run, writes outputs and caches.
-    pub(super) fn work(&self) -> Result<(Solved, Option<BuiltIndex>), BuildError> {
-        let Self { environment, request, plan, resolver, imports, until, ledger, wreck, written } = *self;
+    pub(super) fn work(&self) -> Result<(Solved, Option<Written>), BuildError> {
+        let Self { environment, request, plan, resolver, imports, until, ledger, wreck, written, began } =
+            *self;
         let unless_stopped =
             |error| if request.cancel.is_cancelled() { BuildError::Cancelled } else { error };
         let pending = imports.map(|imports| imports as &dyn Pending);
@@ -89,8 +93,11 @@ impl Builder<'_> {
             return Ok((solved, None));
         }
         let (snapshots, beside) = (snapshots()?, beside(plan, imports));
-        let image = exporting(request, plan, || {
-            output::write_all(environment, request, plan, &solved, &snapshots, &beside)
+        let (commits, downloads) = executor.fetched.found();
+        let found = Found { commits, downloads };
+        let output = exporting(request, plan, || {
+            let files = (&solved, &snapshots);
+            output::write_all(environment, request, plan, files, &beside, (&found, began))
                 .map_err(unless_stopped)
         })?;
         let upload = Upload {
@@ -106,7 +113,7 @@ impl Builder<'_> {
         if let Some(imports) = imports {
             imports.settle().map_err(import_failed)?;
         }
-        Ok((solved, image))
+        Ok((solved, Some(output)))
     }
 }
 

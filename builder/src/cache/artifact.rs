@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{Cache, CacheError, Tag};
 use crate::base::digest::Digest;
-use crate::image::manifest::{Descriptor, Manifest, media_type, to_bytes};
+use crate::image::manifest::{Descriptor, Index, Manifest, media_type, to_bytes};
 
 /// Largest config that lies inside its manifest as well, which saves a request.
 pub(super) const MAX_INLINE_BYTES: usize = 64 * 1024;
@@ -36,16 +36,15 @@ pub(super) fn read(
     let Some(bytes) = cache.manifest(tag)? else { return Ok(None) };
     let place = format!("{}:{tag}", cache.name());
     let wrong = |reason| CacheError::Artifact { place: place.clone(), reason };
-    let manifest: Manifest = serde_json::from_slice(&bytes)
-        .map_err(|e| CacheError::Record { place: place.clone(), source: e.into() })?;
-    let config = &manifest.config;
-    if config.media_type != kind {
+    let parts =
+        Parts::of(&bytes).map_err(|e| CacheError::Record { place: place.clone(), source: e.into() })?;
+    let Some((config, layers)) = parts.split(kind) else {
         return Err(wrong("it has another media type"));
-    }
+    };
     if config.size > limit {
         return Err(wrong("its record is too large"));
     }
-    let config = match inline(config) {
+    let config = match inline(&config) {
         Some(bytes) => bytes,
         None => {
             let mut bytes = Vec::new();
@@ -55,9 +54,65 @@ pub(super) fn read(
             bytes
         }
     };
-    let layers = manifest.layers.iter().map(|layer| layer.digest);
+    let layers = layers.iter().map(|layer| layer.digest);
     let layers = layers.filter(|layer| *layer != Digest::of(EMPTY)).collect();
     Ok(Some(Artifact { place, config, layers }))
+}
+
+/// How an artifact is written. Each is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// An OCI image manifest.
+    #[default]
+    Manifest,
+    /// An OCI index whose entries are the layers and, last, the config: BuildKit's older form, for registries that do not
+    /// take manifests of unknown types.
+    Index,
+    /// The same as a manifest list with docker's media types.
+    DockerList,
+}
+
+/// What an artifact names.
+pub(super) enum Parts {
+    Manifest(Box<Manifest>),
+    Index(Index),
+}
+
+impl Parts {
+    /// Reads either form.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(serde::Deserialize)]
+        struct Shape {
+            #[serde(default)]
+            manifests: Option<serde::de::IgnoredAny>,
+        }
+        let shape: Shape = serde_json::from_slice(bytes)?;
+        Ok(match shape.manifests {
+            Some(_) => Self::Index(serde_json::from_slice(bytes)?),
+            None => Self::Manifest(Box::new(serde_json::from_slice(bytes)?)),
+        })
+    }
+
+    /// The config, which has to be of this type, and the layers.
+    fn split(self, kind: &str) -> Option<(Descriptor, Vec<Descriptor>)> {
+        match self {
+            Self::Manifest(manifest) => {
+                (manifest.config.media_type == kind).then_some((manifest.config, manifest.layers))
+            }
+            Self::Index(mut index) => {
+                let config = index.manifests.pop().filter(|config| config.media_type == kind)?;
+                Some((config, index.manifests))
+            }
+        }
+    }
+
+    /// All blobs.
+    pub(super) fn blobs(&self) -> Vec<&Descriptor> {
+        match self {
+            Self::Manifest(manifest) => manifest.layers.iter().chain([&manifest.config]).collect(),
+            Self::Index(index) => index.manifests.iter().collect(),
+        }
+    }
 }
 
 /// The content that a descriptor carries (OCI image spec, `descriptor.md`, `data`); none when it is not what the
@@ -84,10 +139,13 @@ pub(super) fn write(
     kind: &str,
     config: &[u8],
     mut layers: Vec<Descriptor>,
-    small: Small,
+    (form, small): (Form, Small),
 ) -> Result<(), CacheError> {
     let put_bytes = |kind: &str, bytes: &[u8]| {
         let blob = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
+        if cache.carries_configs() && bytes.len() <= MAX_INLINE_BYTES {
+            return Ok(blob);
+        }
         if small == Small::Again || !cache.has_blob(&blob, &[])? {
             cache.put_blob(&blob, &bytes.to_vec())?;
         }
@@ -98,17 +156,36 @@ pub(super) fn write(
     if bytes.len() <= MAX_INLINE_BYTES {
         config.extra.insert("data".to_owned(), BASE64.encode(bytes).into());
     }
-    if layers.is_empty() {
+    // Registries want at least one.
+    if layers.is_empty() && form == Form::Manifest && !cache.carries_configs() {
         layers.push(put_bytes(EMPTY_TYPE, EMPTY)?);
     }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media_type::OCI_MANIFEST.to_owned(),
-        config,
-        layers,
-        annotations: BTreeMap::new(),
-        extra: BTreeMap::from([("artifactType".to_owned(), kind.into())]),
+    let (kind, bytes) = match form {
+        Form::Manifest => {
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: media_type::OCI_MANIFEST.to_owned(),
+                config,
+                layers,
+                annotations: BTreeMap::new(),
+                extra: BTreeMap::from([("artifactType".to_owned(), kind.into())]),
+            };
+            (media_type::OCI_MANIFEST, to_bytes(&manifest))
+        }
+        Form::Index | Form::DockerList => {
+            layers.push(config);
+            let mut index = Index::new(layers);
+            if form == Form::DockerList {
+                media_type::DOCKER_INDEX.clone_into(&mut index.media_type);
+                for entry in &mut index.manifests {
+                    if let Some(name) = media_type::layer_to_docker(&entry.media_type) {
+                        name.clone_into(&mut entry.media_type);
+                    }
+                }
+            }
+            let kind = if form == Form::Index { media_type::OCI_INDEX } else { media_type::DOCKER_INDEX };
+            (kind, to_bytes(&index))
+        }
     };
-    let bytes = to_bytes(&manifest);
-    tags.iter().try_for_each(|tag| cache.put_manifest(tag, &bytes))
+    tags.iter().try_for_each(|tag| cache.put_manifest(tag, kind, &bytes))
 }

@@ -4,17 +4,18 @@
 //! - a blob has its name only after it is whole; `index.json` is replaced as a whole, by one writer at a time;
 //! - names of files are made from parsed digests, and nothing outside of the directory is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::artifact::Parts;
 use super::{Cache, CacheError, Tag};
 use crate::base::digest::{Digest, HashingWriter};
 use crate::base::limits::MAX_METADATA_BYTES;
 use crate::base::sink::BlobSink;
-use crate::image::manifest::{Descriptor, Index, media_type, to_bytes};
+use crate::image::manifest::{Descriptor, Index, to_bytes};
 use crate::image::reference::Reference;
 use crate::registry::BlobSource;
 use crate::sys::rootdir::RootDir;
@@ -89,6 +90,22 @@ impl DirectoryCache {
             file.persist(&target).map_err(|e| e.error)
         };
         write().map(drop).map_err(self.io("write", &target))
+    }
+
+    /// Replaces `index.json`; threads of this process wait at the first lock, other processes at the second.
+    fn change_index(
+        &self,
+        change: impl FnOnce(&mut Index) -> Result<(), CacheError>,
+    ) -> Result<(), CacheError> {
+        let mut known = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.join(LOCK);
+        let lock = File::create(&path).map_err(self.io("create", &path))?;
+        lock.lock().map_err(self.io("lock", &path))?;
+        let mut index = self.read_index()?;
+        change(&mut index)?;
+        self.replace("index.json", &to_bytes(&index))?;
+        *known = Some(by_tag(&index));
+        Ok(())
     }
 
     pub(super) fn blob_name(digest: &Digest) -> String {
@@ -191,20 +208,51 @@ impl Cache for DirectoryCache {
         Ok(())
     }
 
-    fn put_manifest(&self, tag: &Tag, bytes: &[u8]) -> Result<(), CacheError> {
-        let mut descriptor = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(bytes), bytes.len() as u64);
+    fn put_manifest(&self, tag: &Tag, kind: &str, bytes: &[u8]) -> Result<(), CacheError> {
+        let mut descriptor = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
         self.put_blob(&descriptor, &bytes.to_vec())?;
         descriptor.annotations.insert(REF_NAME.to_owned(), tag.to_string());
-        // Threads of this process wait here, other processes at the lock.
-        let mut known = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = self.path.join(LOCK);
-        let lock = File::create(&path).map_err(self.io("create", &path))?;
-        lock.lock().map_err(self.io("lock", &path))?;
-        let mut index = self.read_index()?;
-        index.manifests.retain(|entry| entry.annotations.get(REF_NAME) != Some(&tag.to_string()));
-        index.manifests.push(descriptor);
-        self.replace("index.json", &to_bytes(&index))?;
-        *known = Some(by_tag(&index));
-        Ok(())
+        self.change_index(|index| {
+            index.manifests.retain(|entry| entry.annotations.get(REF_NAME) != Some(&tag.to_string()));
+            index.manifests.push(descriptor);
+            Ok(())
+        })
+    }
+
+    fn keep_only(&self, tags: &BTreeSet<Tag>) -> Result<usize, CacheError> {
+        let tags: BTreeSet<String> = tags.iter().map(Tag::to_string).collect();
+        let mut wanted = BTreeSet::new();
+        let mut removed = 0;
+        self.change_index(|index| {
+            let named =
+                |entry: &&Descriptor| entry.annotations.get(REF_NAME).is_some_and(|tag| tags.contains(tag));
+            // A step has the same manifest under each of its keys, not all of which a build has to know.
+            let kept: BTreeSet<Digest> =
+                index.manifests.iter().filter(named).map(|entry| entry.digest).collect();
+            index.manifests.retain(|entry| kept.contains(&entry.digest));
+            for entry in &index.manifests {
+                wanted.insert(entry.digest);
+                let mut bytes = Vec::new();
+                if entry.size <= MAX_METADATA_BYTES
+                    && self.blob(entry, &mut bytes, &|_| ()).is_ok()
+                    && let Ok(parts) = Parts::of(&bytes)
+                {
+                    wanted.extend(parts.blobs().into_iter().map(|blob| blob.digest));
+                }
+            }
+            Ok(())
+        })?;
+        let blobs = self.path.join("blobs/sha256");
+        for entry in fs::read_dir(&blobs).map_err(self.io("read", &blobs))? {
+            let path = entry.map_err(self.io("read", &blobs))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // Only what is named as a blob: another build may be writing beside it.
+            let digest: Option<Digest> = format!("sha256:{name}").parse().ok();
+            if digest.is_some_and(|digest| !wanted.contains(&digest)) {
+                fs::remove_file(&path).map_err(self.io("remove", &path))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 }

@@ -1,4 +1,5 @@
-//! Caches outside of this machine's store: a registry, or a directory that something else carries about.
+//! Caches outside of this machine's store: a registry, a directory that something else carries about, or the service that
+//! GitHub Actions has for its jobs.
 //!
 //! A cache holds one small OCI artifact for each step and key, and one for each cache mount that travels ([`mount`]). A
 //! step's tag is the key ([`Tag`]), its config is the step's record ([`record::Record`]), its layers are those that the
@@ -10,6 +11,7 @@
 //! - what [`Cache::blob`] wrote counts only when it returned `Ok`: size and digest were right then;
 //! - an artifact is written after everything that it names.
 
+pub mod actions;
 mod artifact;
 mod directory;
 pub mod mount;
@@ -18,10 +20,13 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use actions::{ActionsCache, ActionsError, ActionsOptions};
+pub use artifact::Form;
 use artifact::{Artifact, Small};
 pub use directory::DirectoryCache;
 pub use registry::RegistryCache;
@@ -47,6 +52,8 @@ pub enum CacheError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Actions(#[from] ActionsError),
     #[error(transparent)]
     Fs(#[from] FsError),
     #[error("the cache directory `{}` is not there", path.display())]
@@ -84,6 +91,7 @@ impl CacheError {
                     | RegistryError::MediaType { .. }
                     | RegistryError::BlobNotFound { .. }
             ),
+            Self::Actions(error) => error.is_about_one_step(),
             Self::Io { .. } | Self::Fs(_) | Self::NoDirectory { .. } | Self::Index { .. } => false,
         }
     }
@@ -97,6 +105,7 @@ impl CacheError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.hint(),
+            Self::Actions(error) => error.hint(),
             _ => None,
         }
     }
@@ -127,6 +136,8 @@ pub enum Location {
     Registry(Reference),
     /// An OCI image layout.
     Directory(PathBuf),
+    /// The cache service of GitHub Actions.
+    Actions(Box<ActionsOptions>),
 }
 
 impl Location {
@@ -135,6 +146,7 @@ impl Location {
         match self {
             Self::Registry(reference) => Box::new(RegistryCache::new(client.clone(), reference)),
             Self::Directory(path) => Box::new(DirectoryCache::new(path)),
+            Self::Actions(options) => Box::new(ActionsCache::new(client, options)),
         }
     }
 }
@@ -182,11 +194,33 @@ pub trait Cache: Sync + fmt::Debug {
     /// When the cache cannot be written.
     fn put_blob(&self, blob: &Descriptor, source: &dyn BlobSource) -> Result<(), CacheError>;
 
-    /// Writes a manifest whose blobs are there, in place of another one with this tag.
+    /// Writes a manifest of type `kind` whose blobs are there, in place of another one with this tag. Others may see it
+    /// only after [`Cache::flush`].
     ///
     /// # Errors
     /// When the cache cannot be written.
-    fn put_manifest(&self, tag: &Tag, bytes: &[u8]) -> Result<(), CacheError>;
+    fn put_manifest(&self, tag: &Tag, kind: &str, bytes: &[u8]) -> Result<(), CacheError>;
+
+    /// Removes all manifests but those with these tags, and blobs that none of them names. Gives the number of blobs.
+    ///
+    /// # Errors
+    /// When the cache cannot be written. A cache that keeps itself in bounds keeps all.
+    fn keep_only(&self, _tags: &BTreeSet<Tag>) -> Result<usize, CacheError> {
+        Ok(0)
+    }
+
+    /// Lets others see all manifests that were put.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    fn flush(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    /// Whether a manifest has to carry its config, so that no blob is wanted for that: where each blob is dear.
+    fn carries_configs(&self) -> bool {
+        false
+    }
 }
 
 /// Looks for the record of a key.
@@ -211,16 +245,16 @@ pub fn find(cache: &dyn Cache, key: &CacheKey, epoch: Option<i64>) -> Result<Opt
 }
 
 /// Writes the artifact of a step whose layers are there, under `tags`.
-pub fn put(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
-    write(cache, tags, record, Small::Missing)
+pub fn put(cache: &dyn Cache, tags: &[Tag], record: &Record, form: Form) -> Result<(), CacheError> {
+    write(cache, tags, record, (form, Small::Missing))
 }
 
 /// [`put`] after the cache turned out to lack a blob that it said it had, and the layers were written again.
-pub fn put_again(cache: &dyn Cache, tags: &[Tag], record: &Record) -> Result<(), CacheError> {
-    write(cache, tags, record, Small::Again)
+pub fn put_again(cache: &dyn Cache, tags: &[Tag], record: &Record, form: Form) -> Result<(), CacheError> {
+    write(cache, tags, record, (form, Small::Again))
 }
 
-fn write(cache: &dyn Cache, tags: &[Tag], record: &Record, small: Small) -> Result<(), CacheError> {
+fn write(cache: &dyn Cache, tags: &[Tag], record: &Record, how: (Form, Small)) -> Result<(), CacheError> {
     let layers = record.layers.iter().map(record::RecordLayer::descriptor).collect();
-    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers, small)
+    artifact::write(cache, tags, MEDIA_TYPE, &record.to_bytes(), layers, how)
 }

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Artifact, Small};
-use super::{Cache, CacheError, Tag};
+use super::{Cache, CacheError, Form, Tag};
 use crate::base::digest::{Digest, KeyHasher};
 use crate::image::manifest::Descriptor;
 
@@ -82,8 +82,8 @@ pub fn find(cache: &dyn Cache, id: &str) -> Result<Option<Descriptor>, CacheErro
 }
 
 /// Writes the artifact of a cache mount whose archive is there.
-pub fn put(cache: &dyn Cache, id: &str, archive: &Descriptor) -> Result<(), CacheError> {
+pub fn put(cache: &dyn Cache, id: &str, archive: &Descriptor, form: Form) -> Result<(), CacheError> {
     let record = Record { id: id.to_owned(), digest: archive.digest, size_bytes: archive.size };
     let bytes = serde_json::to_vec(&record).expect("invariant: plain data always serialises");
-    artifact::write(cache, &[tag(id)], MEDIA_TYPE, &bytes, vec![archive.clone()], Small::Missing)
+    artifact::write(cache, &[tag(id)], MEDIA_TYPE, &bytes, vec![archive.clone()], (form, Small::Missing))
 }

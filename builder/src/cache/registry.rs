@@ -84,8 +84,7 @@ impl Cache for RegistryCache {
         Ok(())
     }
 
-    fn put_manifest(&self, tag: &Tag, bytes: &[u8]) -> Result<(), CacheError> {
-        let kind = crate::image::manifest::media_type::OCI_MANIFEST;
+    fn put_manifest(&self, tag: &Tag, kind: &str, bytes: &[u8]) -> Result<(), CacheError> {
         self.client.put_manifest(&self.at(tag), kind, bytes)?;
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::ui::progress::Mode;
 use crate::ui::terminal;
 
 pub mod access;
+pub mod actions_cache;
 pub mod amount;
 pub mod build;
 pub mod cache;

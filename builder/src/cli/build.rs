@@ -10,7 +10,7 @@ use kiln_grammar::diagnostic::Diagnostic;
 
 use super::access::Access;
 use super::args::BuildArgs;
-use super::args::cache::CacheSpec;
+use super::args::cache::{CacheSpec, Place};
 use super::args::choice::{
     self, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure as OnFailureFlag, Pull, SquashFlag,
     UserNamespace,
@@ -31,6 +31,7 @@ use crate::build::debug::{Arrival, ShellRequest};
 use crate::build::{self, BuildError, CacheTarget, Environment, OnFailure, PullPolicy, Report, Request};
 use crate::context::git::GitEnvironment;
 use crate::export::assemble::BuiltIndex;
+use crate::export::attest::options::Attestations;
 use crate::export::merge::{MergePolicy, Squash};
 use crate::export::spec::{Destination, OutputKind, OutputSpec};
 use crate::image::reference::Reference;
@@ -331,6 +332,8 @@ fn request(
         outputs: outputs(args),
         engine_variables: Vec::new(),
         merge: merge(args),
+        attestations: attestations(args)?,
+        reports_provenance: args.metadata_file.as_ref().and_then(|_| super::metadata::provenance_mode()),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
         cache_from: args.cache_from.iter().filter_map(CacheSpec::source).collect(),
         cache_to: cache_targets(args, inline),
@@ -360,6 +363,20 @@ pub(super) fn network(flag: Network) -> NetworkMode {
         Network::None => NetworkMode::None,
         Network::Host => NetworkMode::Host,
     }
+}
+
+/// `--provenance` and its like. There is no place for them in an image in docker's words (BuildKit refuses that too).
+fn attestations(args: &BuildArgs) -> Result<Attestations, Failure> {
+    let attestations = args.attestations();
+    let in_dockers_words = |output: &OutputSpec| {
+        let image = output.kind.is_image() && output.kind != OutputKind::Docker;
+        image && output.oci_media_types == Some(false)
+    };
+    if !attestations.is_none() && outputs(args).iter().any(in_dockers_words) {
+        return Err(usage("an image in docker's words has no place for attestations")
+            .with_hint("leave --format docker, BUILDAH_FORMAT and oci-mediatypes=false out, or build without --provenance"));
+    }
+    Ok(attestations)
 }
 
 /// `--squash` and `--max-layers`.
@@ -451,7 +468,7 @@ fn oldest(ttl: Duration) -> i64 {
 
 /// Where results are written to. An inline cache is in every repository that the image is pushed to.
 fn cache_targets(args: &BuildArgs, inline: bool) -> Vec<CacheTarget> {
-    let inline = inline && !args.cache_to.iter().any(|cache| cache.location.is_none());
+    let inline = inline && !args.cache_to.iter().any(|cache| cache.place == Place::Beside);
     let asked = args.cache_to.iter().cloned().chain(inline.then(CacheSpec::inline));
     let mut pushed: Vec<Reference> = Vec::new();
     for output in outputs(args).iter().filter(|output| output.push) {

@@ -194,7 +194,9 @@ fn kind(error: &BuildError) -> Kind {
     match error {
         BuildError::Registry(_) => Kind::Network,
         BuildError::Transfer(error) => kind_of_transfer(error),
-        BuildError::CacheExport { source, .. } if matches!(**source, CacheError::Registry(_)) => {
+        BuildError::CacheExport { source, .. }
+            if matches!(**source, CacheError::Registry(_) | CacheError::Actions(_)) =>
+        {
             Kind::Network
         }
         BuildError::Step { source, .. } => match &**source {

@@ -12,7 +12,7 @@ use super::transfer::{Mover, access_for};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Index, Manifest};
 use crate::image::platform::Platform;
-use crate::transfer::{Inventory, Origin, TransferError, index_of};
+use crate::transfer::{Inventory, Origin, Place, StoredStatement, TransferError, index_of, statements};
 use crate::ui::failure::{Failure, Kind};
 use crate::ui::progress::Mode;
 use crate::ui::table::{Align, Table};
@@ -39,6 +39,23 @@ pub(super) fn inspect(root: Option<PathBuf>, args: &InspectArgs) -> Result<u8, F
     if args.raw {
         return printed(&inventory.root().bytes);
     }
+    let image = inventory.root().descriptor.digest;
+    let statements = match &index {
+        Some(index) => statements(content, index, &image).map_err(fail)?,
+        None => Vec::new(),
+    };
+    if args.provenance {
+        let found = statements.iter().find(|statement| statement.is_provenance());
+        return printed(
+            &found.ok_or_else(|| nothing_said(&args.image, "provenance"))?.read(content).map_err(fail)?,
+        );
+    }
+    if args.sbom {
+        let found = statements.iter().find(|statement| statement.is_sbom());
+        return printed(
+            &found.ok_or_else(|| nothing_said(&args.image, "sbom"))?.read(content).map_err(fail)?,
+        );
+    }
     let Some(manifest) = &inventory.root().manifest else {
         return Err(Failure::new(Kind::Internal, "an index was chosen for a manifest"));
     };
@@ -57,12 +74,18 @@ pub(super) fn inspect(root: Option<PathBuf>, args: &InspectArgs) -> Result<u8, F
         inventory: &inventory,
         manifest,
         config_bytes: &config,
+        statements: &statements,
     };
     let text = match args.format {
         Format::Json => format!("{:#}\n", shown.json()?),
         Format::Text => shown.text()?,
     };
     printed(text.as_bytes())
+}
+
+fn nothing_said(image: &Place, what: &str) -> Failure {
+    Failure::new(Kind::User, format!("nobody has put a statement with its {what} beside `{image}`"))
+        .with_hint(format!("build it with --{what}; `kiln inspect` lists the attestations of an image"))
 }
 
 fn printed(bytes: &[u8]) -> Result<u8, Failure> {
@@ -97,6 +120,7 @@ struct Shown<'a> {
     inventory: &'a Inventory,
     manifest: &'a Manifest,
     config_bytes: &'a [u8],
+    statements: &'a [StoredStatement],
 }
 
 impl Shown<'_> {
@@ -163,6 +187,11 @@ impl Shown<'_> {
             "config": whole.get("config"),
             "layers": layers,
             "history": whole.get("history"),
+            "attestations": self.statements.iter().map(|statement| json!({
+                "predicateType": statement.predicate_type,
+                "digest": statement.descriptor.digest,
+                "size": statement.descriptor.size,
+            })).collect::<Vec<_>>(),
             "annotations": self.manifest.annotations,
             "indexAnnotations": self.index.as_ref().map(|index| &index.annotations),
         }))
@@ -208,6 +237,9 @@ impl Shown<'_> {
         own.labels.iter().for_each(|(key, value)| line("label", format!("{key}={value}")));
         let annotations = self.manifest.annotations.iter();
         annotations.for_each(|(key, value)| line("annotation", format!("{key}={value}")));
+        for StoredStatement { predicate_type, descriptor } in self.statements {
+            line("attestation", format!("{predicate_type} ({})", size::human(descriptor.size)));
+        }
         let mut text = lines.join("\n");
         text.push('\n');
         if !self.manifest.layers.is_empty() {

@@ -72,6 +72,8 @@ fn inspect(root: Option<PathBuf>, args: ManifestInspectArgs) -> Result<u8, Failu
         format: Format::default(),
         raw: true,
         config: false,
+        provenance: false,
+        sbom: false,
         access: args.access,
     };
     inspect::inspect(root, &args)

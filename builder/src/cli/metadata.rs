@@ -7,6 +7,8 @@ use kiln_grammar::diagnostic::Diagnostic;
 use serde_json::json;
 
 use crate::build::{Report, Request};
+use crate::export::attest::options::Mode;
+use crate::export::spec::attributes;
 use crate::record::BuildRecord;
 use crate::ui::failure::{Failure, Kind};
 use crate::ui::findings::base64;
@@ -27,12 +29,23 @@ fn warnings(findings: &[Diagnostic]) -> Vec<serde_json::Value> {
     findings.iter().map(|f| json!({ "level": 1, "short": base64(text(f).as_bytes()) })).collect()
 }
 
+/// How much a metadata file says of how the image was made: `BUILDX_METADATA_PROVENANCE`, as buildx reads it
+/// (util/confutil/metadata.go).
+pub(super) fn provenance_mode() -> Option<Mode> {
+    match std::env::var("BUILDX_METADATA_PROVENANCE").unwrap_or_default().as_str() {
+        "max" => Some(Mode::Max),
+        "disabled" => None,
+        other if attributes::boolean("", other) == Ok(false) => None,
+        _ => Some(Mode::Min),
+    }
+}
+
 /// buildx' keys (cli.md 2.6) and kiln's own under `kiln.build`.
 pub(super) fn metadata(request: &Request, report: &Report, record: Option<&BuildRecord>) -> String {
     let mut object = serde_json::Map::new();
     if let Some(image) = &report.image {
         // Several platforms have several configs (semantics fact 98).
-        if let [only] = &image.images[..] {
+        if let ([only], false) = (&image.images[..], image.is_index()) {
             object.insert("containerimage.config.digest".to_owned(), json!(only.config_digest));
         }
         object.insert("containerimage.digest".to_owned(), json!(image.descriptor.digest));
@@ -52,6 +65,12 @@ pub(super) fn metadata(request: &Request, report: &Report, record: Option<&Build
         .is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
     {
         object.insert("buildx.build.warnings".to_owned(), json!(warnings(&report.warnings)));
+    }
+    match &report.provenance[..] {
+        [(_, only)] => drop(object.insert("buildx.build.provenance".to_owned(), only.clone())),
+        several => object.extend(several.iter().map(|(platform, provenance)| {
+            (format!("buildx.build.provenance/{platform}"), provenance.clone())
+        })),
     }
     if let Some(record) = record {
         // buildx writes builder, node and build.

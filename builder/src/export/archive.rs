@@ -139,7 +139,7 @@ pub struct Parcel {
 impl From<&BuiltIndex> for Parcel {
     fn from(built: &BuiltIndex) -> Self {
         let mut root = built.descriptor.clone();
-        if built.images.len() > 1 {
+        if built.is_index() {
             root.platform = None;
         }
         let images = built.images.iter().map(|image| image.manifest.clone()).collect();
@@ -366,34 +366,53 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a root file system into a directory (`type=local`). Several platforms get a directory each. With `delete`,
 /// what was there and is not in the result is removed.
-pub fn write_tree(
-    roots: &[(String, RootDir)],
-    path: &Path,
-    split: bool,
-    delete: bool,
-) -> Result<(), OutputFailure> {
-    for (platform, root) in roots {
+pub fn write_tree(trees: &[FileTree], path: &Path, split: bool, delete: bool) -> Result<(), OutputFailure> {
+    for FileTree { platform, root, beside } in trees {
         let target = if split { path.join(platform) } else { path.to_owned() };
         fs::create_dir_all(&target).map_err(OutputFailure::write(&target))?;
         if delete {
             mirror::remove_others(root, &target)?;
         }
         tree::copy_tree(root, &target, &tree::CopyOptions::default())
-            .map_err(|source| OutputFailure::Tree { path: target, source })?;
+            .map_err(|source| OutputFailure::Tree { path: target.clone(), source })?;
+        for (name, bytes) in beside {
+            // The tree may have a symlink of this name, so nothing is written through it.
+            let file =
+                target.join(if split || trees.len() == 1 { name.clone() } else { named(name, platform) });
+            put(&file, bytes).map_err(OutputFailure::write(&file))?;
+        }
     }
     Ok(())
 }
 
+/// The name of a file of one platform among those of others (BuildKit exporter/local/fs.go).
+fn named(name: &str, platform: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if !stem.is_empty() => format!("{stem}.{platform}.{extension}"),
+        _ => format!("{name}.{platform}"),
+    }
+}
+
+/// A root file system to be written as files.
+pub struct FileTree {
+    /// Platform, as directories are called.
+    pub platform: String,
+    /// The files.
+    pub root: RootDir,
+    /// What is written beside them, by name.
+    pub beside: Vec<(String, Vec<u8>)>,
+}
+
 /// Writes a root file system as a tar (`type=tar`).
 pub fn write_tree_tar(
-    root: &RootDir,
+    tree: &FileTree,
     epoch: Option<i64>,
     destination: &Destination,
 ) -> Result<(), OutputFailure> {
     let (target, mut writer) = Target::open(destination)?;
     let path = target.path();
     let options = LayerOptions { epoch, observer: None };
-    tree::write_tree_tar(root, options, &mut writer)
+    tree::write_tree_tar(&tree.root, options, &tree.beside, &mut writer)
         .map_err(|source| OutputFailure::Tree { path, source })?;
     target.finish(writer)
 }

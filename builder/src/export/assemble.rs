@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::attest::BuiltAttestation;
 use super::layers::ExportedLayer;
 use super::merge::{Exported, Merged};
 use super::spec::OutputSpec;
@@ -27,6 +28,8 @@ pub struct BuiltImage {
     pub manifest: Manifest,
     /// Digest of the config: the image id.
     pub config_digest: Digest,
+    /// When it was made, as the config says.
+    pub created: Option<String>,
 }
 
 /// What an output is about: one image, or an index of several.
@@ -36,9 +39,16 @@ pub struct BuiltIndex {
     pub descriptor: Descriptor,
     /// The images, in the order of `--platform`.
     pub images: Vec<BuiltImage>,
+    /// What is said of them; with any there is an index, however few images there are (semantics fact 94).
+    pub attestations: Vec<BuiltAttestation>,
 }
 
 impl BuiltIndex {
+    /// Whether the root is an index rather than a manifest.
+    pub fn is_index(&self) -> bool {
+        self.images.len() != 1 || !self.attestations.is_empty()
+    }
+
     /// Digests of everything below the root, each once, in a fixed order: root, manifests, configs, layers.
     pub fn blobs(&self) -> Vec<Descriptor> {
         let mut all = vec![self.descriptor.clone()];
@@ -46,6 +56,11 @@ impl BuiltIndex {
             all.push(image.descriptor.clone());
             all.push(image.manifest.config.clone());
             all.extend(image.manifest.layers.iter().cloned());
+        }
+        for attestation in &self.attestations {
+            all.push(attestation.descriptor.clone());
+            all.push(attestation.manifest.config.clone());
+            all.extend(attestation.manifest.layers.iter().cloned());
         }
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|blob| seen.insert(blob.digest));
@@ -99,24 +114,27 @@ pub fn image(
     let mut descriptor = Descriptor::new(&manifest.media_type, digest, bytes.len() as u64);
     descriptor.platform = Some(planned.platform.clone());
     descriptor.annotations = super::spec::manifest_descriptor_annotations(output, &planned.platform);
-    Ok(BuiltImage { platform: planned.platform.clone(), descriptor, manifest, config_digest })
+    let (platform, created) = (planned.platform.clone(), config.created);
+    Ok(BuiltImage { platform, descriptor, manifest, config_digest, created })
 }
 
 fn docker_layer(name: &str) -> &str {
-    match name {
-        media_type::OCI_LAYER => media_type::DOCKER_LAYER,
-        media_type::OCI_LAYER_GZIP => media_type::DOCKER_LAYER_GZIP,
-        media_type::OCI_LAYER_ZSTD => media_type::DOCKER_LAYER_ZSTD,
-        other => other,
-    }
+    media_type::layer_to_docker(name).unwrap_or(name)
 }
 
-/// One image by itself, several under an index.
-pub fn index(store: &Store, images: Vec<BuiltImage>, output: &OutputSpec) -> Result<BuiltIndex, StoreError> {
-    if let [only] = &images[..] {
-        return Ok(BuiltIndex { descriptor: only.descriptor.clone(), images });
+/// One image by itself, several under an index, and likewise one of which something is said.
+pub fn index(
+    store: &Store,
+    images: Vec<BuiltImage>,
+    attestations: Vec<BuiltAttestation>,
+    output: &OutputSpec,
+) -> Result<BuiltIndex, StoreError> {
+    if let ([only], []) = (&images[..], &attestations[..]) {
+        return Ok(BuiltIndex { descriptor: only.descriptor.clone(), images, attestations });
     }
-    let mut index = Index::new(images.iter().map(|image| image.descriptor.clone()).collect());
+    let of_images = images.iter().map(|image| image.descriptor.clone());
+    let of_attestations = attestations.iter().map(|attestation| attestation.descriptor.clone());
+    let mut index = Index::new(of_images.chain(of_attestations).collect());
     if output.oci_media_types == Some(false) {
         index.media_type = media_type::DOCKER_INDEX.to_owned();
     }
@@ -125,7 +143,7 @@ pub fn index(store: &Store, images: Vec<BuiltImage>, output: &OutputSpec) -> Res
     let digest = store.put_blob(&bytes)?;
     let mut descriptor = Descriptor::new(&index.media_type, digest, bytes.len() as u64);
     descriptor.annotations = super::spec::index_descriptor_annotations(output);
-    Ok(BuiltIndex { descriptor, images })
+    Ok(BuiltIndex { descriptor, images, attestations })
 }
 
 fn config(

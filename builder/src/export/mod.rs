@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod assemble;
+pub mod attest;
 pub mod layers;
 pub mod merge;
 mod mirror;

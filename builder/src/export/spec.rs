@@ -93,6 +93,10 @@ pub struct OutputSpec {
     pub source_date_epoch: Option<u64>,
     /// `platform-split`: one directory per platform; `None` splits when there are several.
     pub platform_split: Option<bool>,
+    /// `attestation-prefix` of `type=local` and `type=tar`: what the names of attestations begin with.
+    pub attestation_prefix: String,
+    /// `oci-artifact`: attestations name their image as their subject.
+    pub oci_artifact: bool,
     /// `annotation*`.
     pub annotations: Vec<Annotation>,
     /// Keys that were given and have no effect in kiln.
@@ -153,6 +157,11 @@ pub enum OutputError {
     /// An unknown mode of `type=local`.
     #[error("unknown mode `{0}` of type=local; use mode=copy or mode=delete")]
     Mode(String),
+    /// Not the beginning of a file's name.
+    #[error(
+        "attestation-prefix `{0}` must not have a slash: attestations are beside the files that they are about"
+    )]
+    Prefix(String),
     /// A bad name.
     #[error(transparent)]
     Name(#[from] ReferenceError),
@@ -164,11 +173,12 @@ pub enum OutputError {
 const TYPES: [&str; 7] = ["oci", "docker", "local", "tar", "image", "registry", "cacheonly"];
 
 /// Keys of every type that makes an image.
-const IMAGE_KEYS: [&str; 9] = [
+const IMAGE_KEYS: [&str; 10] = [
     "name",
     "compression",
     "compression-level",
     "force-compression",
+    "oci-artifact",
     "oci-mediatypes",
     "rewrite-timestamp",
     "source-date-epoch",
@@ -176,7 +186,7 @@ const IMAGE_KEYS: [&str; 9] = [
     "annotation-index.KEY",
 ];
 
-/// Keys of buildx that have no effect in kiln: there is no daemon's store to unpack into, no attestation and one
+/// Keys of buildx that have no effect in kiln, or none for this type: there is no daemon's store to unpack into, and one
 /// version of the format.
 const IGNORED_KEYS: [&str; 10] = [
     "attestation-inline",
@@ -194,8 +204,8 @@ const IGNORED_KEYS: [&str; 10] = [
 impl OutputKind {
     fn keys(self) -> Vec<&'static str> {
         let own: &[&str] = match self {
-            Self::Local => &["dest", "platform-split", "mode"],
-            Self::Tar => &["dest", "platform-split"],
+            Self::Local => &["dest", "platform-split", "mode", "attestation-prefix"],
+            Self::Tar => &["dest", "platform-split", "attestation-prefix"],
             Self::Oci => &["dest", "tar"],
             Self::Docker => &["dest", "context"],
             Self::Image => &["push", "push-by-digest", "registry.insecure"],
@@ -244,6 +254,8 @@ impl OutputSpec {
             rewrite_timestamp: None,
             source_date_epoch: None,
             platform_split: None,
+            attestation_prefix: String::new(),
+            oci_artifact: false,
             annotations: Vec::new(),
             ignored: Vec::new(),
         }
@@ -279,6 +291,11 @@ impl OutputSpec {
         }
         spec.check_form()?;
         Ok(spec)
+    }
+
+    /// The time of the build as this output has it, in seconds since 1970; `build` is the one of the build.
+    pub fn epoch(&self, build: Option<i64>) -> Option<i64> {
+        self.source_date_epoch.and_then(|seconds| i64::try_from(seconds).ok()).or(build)
     }
 
     /// Checks that there is a destination where one is needed and that no archive goes to a terminal.
@@ -317,7 +334,7 @@ impl OutputSpec {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), OutputError> {
-        if IGNORED_KEYS.contains(&key) {
+        if IGNORED_KEYS.contains(&key) && !self.kind.keys().contains(&key) {
             self.ignored.push(key.to_owned());
             return Ok(());
         }
@@ -356,6 +373,13 @@ impl OutputSpec {
                 self.source_date_epoch = Some(seconds);
             }
             "platform-split" => self.platform_split = Some(boolean()?),
+            "attestation-prefix" => {
+                if value.contains(['/', '\0']) {
+                    return Err(OutputError::Prefix(value.to_owned()));
+                }
+                value.clone_into(&mut self.attestation_prefix);
+            }
+            "oci-artifact" => self.oci_artifact = boolean()?,
             "mode" => {
                 self.delete = match value {
                     "copy" => false,
@@ -452,9 +476,9 @@ pub fn index_descriptor_annotations(output: &OutputSpec) -> BTreeMap<String, Str
 }
 
 /// Annotations that no object of an image for these platforms can carry, as the command line writes them.
-pub fn homeless_annotations(output: &OutputSpec, platforms: &[&Platform]) -> Vec<String> {
+pub fn homeless_annotations(output: &OutputSpec, platforms: &[&Platform], has_index: bool) -> Vec<String> {
     let homeless = |carrier: &Carrier| match carrier {
-        Carrier::Index | Carrier::IndexDescriptor => platforms.len() < 2,
+        Carrier::Index | Carrier::IndexDescriptor => !has_index,
         Carrier::Manifest(Some(only)) | Carrier::ManifestDescriptor(Some(only)) => !platforms.contains(&only),
         Carrier::Manifest(None) | Carrier::ManifestDescriptor(None) => false,
     };

@@ -27,6 +27,16 @@ pub mod media_type {
     pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
 
+    /// Docker's name of a layer's media type.
+    pub fn layer_to_docker(name: &str) -> Option<&'static str> {
+        Some(match name {
+            OCI_LAYER => DOCKER_LAYER,
+            OCI_LAYER_GZIP => DOCKER_LAYER_GZIP,
+            OCI_LAYER_ZSTD => DOCKER_LAYER_ZSTD,
+            _ => return None,
+        })
+    }
+
     /// The OCI name of a layer's media type, whichever family it is written in.
     pub fn layer_to_oci(name: &str) -> Option<&'static str> {
         Some(match name {

@@ -39,6 +39,13 @@ pub struct Fetched {
 }
 
 impl Fetched {
+    /// The commits of git vertices, and the digests of downloads.
+    pub fn found(&self) -> (BTreeMap<VertexId, String>, BTreeMap<VertexId, Digest>) {
+        let commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let downloads = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        (commits, downloads.iter().map(|(id, download)| (*id, download.digest)).collect())
+    }
+
     /// What is remembered of a context's files; read once in a build, however many steps copy from it.
     fn stat_cache(&self, store: &Store, name: &str, context: &LocalContext) -> Arc<StatCache> {
         let mut caches = self.stat_caches.lock().unwrap_or_else(PoisonError::into_inner);

@@ -150,6 +150,11 @@ impl Recorder {
         inner.record = Some(record);
     }
 
+    /// Number of the build.
+    pub fn id(&self) -> String {
+        self.lock().head.id.clone()
+    }
+
     /// The record, once the build has ended.
     pub fn record(&self) -> Option<BuildRecord> {
         self.lock().record.clone()

@@ -159,6 +159,11 @@ impl Client {
         Ok(Self(Arc::new(inner), cancel))
     }
 
+    /// The network that it uses, and what stops it: for services beside registries.
+    pub(crate) fn network(&self) -> (&Net, &CancelToken) {
+        (&self.0.options.net, &self.1)
+    }
+
     /// The same client, whose calls are stopped by `cancel`.
     #[must_use]
     pub fn stopped_by(&self, cancel: &CancelToken) -> Self {

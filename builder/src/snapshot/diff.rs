@@ -163,11 +163,24 @@ pub(super) fn write(
     upper: &RootDir,
     lower_view: Option<&RootDir>,
     how: (Names, Scope),
-    mut options: LayerOptions<'_>,
+    options: LayerOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<LayerStats, DiffError> {
-    let mut hasher = ContentHasher::new();
     let mut writer = Writer::new(out);
+    let stats = write_into(upper, lower_view, how, options, &mut writer)?;
+    writer.finish()?;
+    Ok(stats)
+}
+
+/// The same without the end of the archive.
+pub(super) fn write_into(
+    upper: &RootDir,
+    lower_view: Option<&RootDir>,
+    how: (Names, Scope),
+    mut options: LayerOptions<'_>,
+    writer: &mut Writer<&mut dyn Write>,
+) -> Result<LayerStats, DiffError> {
+    let mut hasher = ContentHasher::new();
     let mut entries = 0;
     let warnings = walk(upper, lower_view, how, &Written::default(), &mut |change| {
         let Change { mut entry, data, .. } = change;
@@ -195,6 +208,5 @@ pub(super) fn write(
         Ok(())
     })?;
     let bytes = writer.written_bytes() + 1024;
-    writer.finish()?;
     Ok(LayerStats { entries, bytes, content: hasher.finish(), empty: entries == 0, warnings })
 }

@@ -11,22 +11,32 @@ use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use super::diff::{Change, DiffError, LayerOptions, LayerStats, Names, Scope, walk, write};
+use super::diff::{Change, DiffError, LayerOptions, LayerStats, Names, Scope, walk, write_into};
 use super::node::{Metadata, Ownership, Place, file_type};
 use super::warning::Warnings;
 use super::written::Written;
-use crate::layer::tar::{Entry, Kind};
+use crate::layer::tar::{Entry, Kind, Writer};
 use crate::sys::error::FsError;
 use crate::sys::rootdir::{Last, RootDir};
 
 /// Writes everything below `root`, a merged root file system, as a tar: sorted, hard links kept, times in whole
-/// seconds and not later than the epoch of `options`.
+/// seconds and not later than the epoch of `options`. Files of `beside`, by name, come last.
 pub fn write_tree_tar(
     root: &RootDir,
     options: LayerOptions<'_>,
+    beside: &[(String, Vec<u8>)],
     out: &mut dyn Write,
 ) -> Result<LayerStats, DiffError> {
-    write(root, None, (Names::Plain, Scope::Upper), options, out)
+    let mut writer = Writer::new(out);
+    let mtime_seconds = options.epoch.unwrap_or(0);
+    let stats = write_into(root, None, (Names::Plain, Scope::Upper), options, &mut writer)?;
+    for (name, bytes) in beside {
+        let size = bytes.len() as u64;
+        let entry = Entry { mtime_seconds, size, ..Entry::new(name.as_bytes(), Kind::File) };
+        writer.append(&entry, &mut &bytes[..])?;
+    }
+    writer.finish()?;
+    Ok(stats)
 }
 
 /// To whom copied files belong.

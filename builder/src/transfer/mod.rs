@@ -18,6 +18,7 @@ mod lists;
 mod origin;
 mod place;
 mod push;
+mod statements;
 mod stream;
 mod write;
 
@@ -27,6 +28,7 @@ pub use lists::{ImageList, ListChange};
 pub use origin::{Content, Origin, StoreContent};
 pub use place::{Place, PlaceError};
 pub use push::{PushTarget, Pushed, StoredBlob, push};
+pub use statements::{StoredStatement, statements};
 pub use write::{Form, write};
 
 use std::io;
@@ -109,6 +111,8 @@ pub enum TransferError {
         #[source]
         source: io::Error,
     },
+    #[error("the attestation {digest} has {size} bytes, which is more than kiln reads")]
+    LargeStatement { digest: Digest, size: u64 },
     #[error("a file for docker holds one platform, and the image has {0}")]
     SeveralPlatforms(usize),
 }

@@ -26,6 +26,7 @@ macro_rules! documents {
 documents! {
     readme "README.md" 2;
     tutorial "docs/tutorial.md" 0;
+    attestations "docs/attestations.md" 0;
     caching_remote "docs/caching-remote.md" 0;
     caching "docs/caching.md" 0;
     ci "docs/ci.md" 0;

@@ -17,6 +17,7 @@ mod server;
 
 mod add;
 mod args;
+mod attestations;
 mod authorities;
 mod cache;
 mod cache_mounts;

@@ -1,5 +1,7 @@
 //! `--cache-to` and `--cache-from`: two projects with the same files and stores of their own are two machines.
 
+mod actions;
+mod attributes;
 mod contents;
 mod mounts;
 mod trust;

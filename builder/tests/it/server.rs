@@ -29,11 +29,13 @@ pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The connection ends after so many bytes of the body.
+    pub cut: Option<usize>,
 }
 
 impl Response {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
+        Self { status, headers: Vec::new(), body: body.into(), cut: None }
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -128,7 +130,8 @@ fn answer(
     }
     out.write_all(b"\r\n")?;
     if !is_head {
-        out.write_all(&response.body)?;
+        let end = response.cut.unwrap_or(response.body.len()).min(response.body.len());
+        out.write_all(&response.body[..end])?;
     }
     out.flush()
 }

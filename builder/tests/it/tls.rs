@@ -147,6 +147,14 @@ fn kiln_toml_knows_registries() {
     };
     push("").fails(1, &["certificate"]);
     push(",registry.insecure=true").ok();
+    // So may a cache.
+    let cache = |more: &str| {
+        let cache = format!("type=registry,ref={host}/cache{more}");
+        let mut command = project.build_command(["--cache-to", &cache, "-o", "type=cacheonly"]);
+        Ended::of(command.env("KILN_CONFIG", &config))
+    };
+    cache("").fails(1, &["certificate"]);
+    cache(",registry.insecure=true").ok();
     run("[registri]\n").fails(1, &["own.toml", "line 1", "registri"]);
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::build::until::Until;
+use crate::export::attest::options::{self as attest, AttestFlag, Attestations};
 use crate::export::spec::OutputSpec;
 use crate::export::spec::annotation::{self, Annotation, AnnotationError};
 use crate::image::platform::Platform;
@@ -21,7 +22,7 @@ use crate::image::reference::Reference;
 use crate::ui::progress::Mode;
 
 use super::access::AccessArgs;
-use super::cache::CacheSpec;
+use super::cache::{CacheSpec, Place};
 use super::choice::{
     Call, Entitlement, Epoch, ImageFormat, Method, Network, OnFailure, Pull, SquashFlag, UserNamespace,
 };
@@ -118,6 +119,18 @@ pub struct BuildArgs {
     #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE", value_parser = parse_annotation,
           help_heading = RESULT)]
     pub annotations: Vec<AnnotationFlag>,
+    /// Write beside the image how it was made, as SLSA provenance: true, false or mode=min|max with, after commas,
+    /// version=v1|v0.2, builder-id=URI, filename=NAME, reproducible=BOOL, inline-only=BOOL
+    #[arg(long, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = attest::parse_provenance, help_heading = RESULT)]
+    provenance: Option<AttestFlag>,
+    /// Write beside the image what packages it has, as SPDX
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = attest::parse_sbom, help_heading = RESULT)]
+    sbom: Option<AttestFlag>,
+    /// Write an attestation: type=sbom, or type=provenance with the attributes of --provenance
+    #[arg(long, value_name = "ATTESTATION", value_parser = attest::parse_attest, help_heading = RESULT)]
+    attest: Vec<AttestFlag>,
     /// Make one layer of this build's (own) or of all of them, the base's included (all) [default: own
     /// when given alone]
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true,
@@ -148,11 +161,12 @@ pub struct BuildArgs {
     /// Tell why each step ran
     #[arg(short = 'D', long, visible_alias = "debug", help_heading = CACHE)]
     pub explain: bool,
-    /// Take results from a remote cache: an image name, type=registry,ref=NAME or type=local,src=DIR
+    /// Take results from a remote cache: an image name, type=registry,ref=NAME, type=local,src=DIR or type=gha
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_from, help_heading = CACHE)]
     pub cache_from: Vec<CacheSpec>,
     /// Write results to a remote cache: an image name, type=registry,ref=NAME, type=inline (beside the image that is
-    /// pushed) or type=local,dest=DIR, with mode=min (the image's own steps) or mode=max (every step)
+    /// pushed), type=local,dest=DIR or type=gha (GitHub Actions), with mode=min (the image's own steps) or mode=max
+    /// (every step)
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_to, help_heading = CACHE)]
     pub cache_to: Vec<CacheSpec>,
 
@@ -277,17 +291,6 @@ struct CompatibilityArgs {
     /// Accepted for buildx: there is no builder to choose
     #[arg(long, hide = true, value_name = "NAME")]
     builder: Option<String>,
-    /// Accepted for buildx: attestations are not made
-    #[arg(long, hide = true, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    provenance: Option<String>,
-    /// Accepted for buildx: attestations are not made
-    #[arg(long, hide = true, value_name = "ATTRIBUTES", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    sbom: Option<String>,
-    /// Accepted for buildx: attestations are not made
-    #[arg(long, hide = true, value_name = "ATTESTATION")]
-    attest: Vec<String>,
     /// As --explain, with debug or trace
     #[arg(long, hide = true, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error",
           "fatal", "panic"])]
@@ -359,6 +362,9 @@ impl BuildArgs {
             self.source_policy_files =
                 file.filter(|value| !value.is_empty()).map(PathBuf::from).into_iter().collect();
         }
+        for cache in self.cache_from.iter_mut().chain(&mut self.cache_to) {
+            cache.complete(surroundings.environment)?;
+        }
         if self.image_format.is_none() {
             self.image_format = environment_format(surroundings.environment)?;
         }
@@ -376,6 +382,11 @@ impl BuildArgs {
             return Err(ArgsError::TwoStdout);
         }
         Ok(())
+    }
+
+    /// What `--attest` and `--provenance` come to; as in buildx, what the special options say holds.
+    pub fn attestations(&self) -> Attestations {
+        Attestations::of(self.attest.iter().chain(&self.provenance).chain(&self.sbom))
     }
 
     /// The annotations of all `--annotation`.
@@ -424,9 +435,6 @@ impl BuildArgs {
             compress,
             isolation,
             builder,
-            provenance,
-            sbom,
-            attest,
             log_level: _,
             debug_on_error: _,
             layers,
@@ -445,10 +453,6 @@ impl BuildArgs {
         note(compress.is_some(), "--compress", "contexts are not sent anywhere");
         note(isolation.is_some(), "--isolation", "there is one kind of sandbox");
         note(builder.is_some(), "--builder", "there is no builder to choose");
-        let wanted = |value: &Option<String>| value.as_ref().is_some_and(|v| choice::boolean(v) != Ok(false));
-        note(wanted(provenance), "--provenance", "attestations are not made");
-        note(wanted(sbom), "--sbom", "attestations are not made");
-        note(!attest.is_empty(), "--attest", "attestations are not made");
         note(*layers == Some(false), "--layers=false", "steps are always cached; --no-cache runs all anew");
         let unused = "a stage that the target does not need is not built";
         note(*skip_unused_stages == Some(false), "--skip-unused-stages=false", unused);
@@ -457,12 +461,15 @@ impl BuildArgs {
             for key in &cache.unused {
                 note(true, &format!("`{key}` of a cache"), "steps have tags of their own and are only added");
             }
+            let why = "ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL are not set here; the action \
+                       crazy-max/ghaction-github-runtime gives them to the steps of a job";
+            note(matches!(cache.place, Place::Actions(_)), "type=gha", why);
             if let Some(tag) = cache.unused_tag() {
                 note(true, &format!("the tag `{tag}` of a cache"), "steps have tags of their own beside it");
             }
         }
         let pushed = self.push || self.outputs.iter().any(|output| output.push);
-        let inline = self.cache_to.iter().any(|cache| cache.location.is_none());
+        let inline = self.cache_to.iter().any(|cache| cache.place == Place::Beside);
         note(inline && !pushed, "type=inline", "the image is not pushed");
         for key in self.outputs.iter().flat_map(|output| &output.ignored) {
             note(true, &format!("`{key}` of --output"), "only other builders need it");

@@ -2,9 +2,12 @@
 //!
 //! Invariants: what a type needs is there; a type that kiln does not have is refused here, not in mid-build.
 
+use super::actions_cache::{self, ActionsSpec};
+use super::amount::AmountError;
+use super::{ArgsError, Environment};
 use crate::build::{CacheMode, CacheSource, CacheTarget};
-use crate::cache::Location;
 use crate::cache::mount::Mounts;
+use crate::cache::{Form, Location};
 use crate::export::spec::attributes::{self, AttributeError, closest};
 use crate::export::spec::{self, OutputError};
 use crate::image::reference::{Reference, ReferenceError};
@@ -13,8 +16,8 @@ use crate::layer::compress::Compression;
 /// One cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSpec {
-    /// Where; `None` is beside the image, in every repository that it is pushed to (`type=inline`).
-    pub location: Option<Location>,
+    /// Where.
+    pub place: Place,
     /// `mode` of an export.
     pub mode: CacheMode,
     /// `ignore-error`: an export that fails is a warning.
@@ -27,8 +30,23 @@ pub struct CacheSpec {
     pub insecure: bool,
     /// `mounts`: which cache mounts travel.
     pub mounts: Mounts,
+    /// `image-manifest` and `oci-mediatypes`.
+    pub form: Form,
+    /// `reset`: what the build does not use is removed from a directory.
+    pub reset: bool,
     /// Keys that were given and have no effect.
     pub unused: Vec<&'static str>,
+}
+
+/// Where a cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// There.
+    At(Location),
+    /// Beside the image, in every repository that it is pushed to (`type=inline`).
+    Beside,
+    /// In the cache service of the job, which only a job has (`type=gha`).
+    Actions(ActionsSpec),
 }
 
 /// Why a text is not a cache.
@@ -38,10 +56,10 @@ pub enum CacheError {
     #[error(transparent)]
     Attribute(#[from] AttributeError),
     /// No type.
-    #[error("`{0}` has no type; write type=registry,ref=IMAGE or type=local")]
+    #[error("`{0}` has no type; write type=registry,ref=IMAGE, type=local or type=gha")]
     NoType(String),
     /// An unknown type.
-    #[error("unknown cache type `{kind}`{}; use registry or local", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
+    #[error("unknown cache type `{kind}`{}; use registry, local or gha", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
     Type {
         /// The type.
         kind: String,
@@ -70,8 +88,10 @@ pub enum CacheError {
     #[error("unknown cache mode `{0}`; use mode=min or mode=max")]
     Mode(String),
     /// Another format.
-    #[error("`{0}=false` is not possible: steps are kept as OCI image manifests")]
-    Format(String),
+    #[error(
+        "image manifests have OCI's media types: write image-manifest=false, or leave out oci-mediatypes=false"
+    )]
+    Form,
     /// A bad name.
     #[error(transparent)]
     Name(#[from] ReferenceError),
@@ -84,6 +104,24 @@ pub enum CacheError {
     /// A bad compression.
     #[error(transparent)]
     Compression(#[from] OutputError),
+    /// A bad name of a cache.
+    #[error("`scope` has at most 200 characters, and no comma, `#` or control character among them")]
+    Scope,
+    /// A bad address.
+    #[error("`{key}` is not an http or https URL")]
+    Url {
+        /// Which.
+        key: &'static str,
+    },
+    /// A bad time.
+    #[error(transparent)]
+    Timeout(#[from] AmountError),
+    /// A bad repository.
+    #[error("`repository={0}` is not of the form OWNER/NAME")]
+    Repository(String),
+    /// A bad version.
+    #[error("there is no version `{0}` of the cache service; use version=1 or version=2")]
+    Version(String),
 }
 
 const COMMON_TO: [&str; 9] = [
@@ -121,11 +159,6 @@ fn elsewhere(kind: &str) -> Option<CacheError> {
             "an image carries nothing but itself, and its steps are beside it",
             "use type=registry,ref=IMAGE with the image's name",
         ),
-        "gha" => (
-            "gha",
-            "GitHub's cache service has no public interface",
-            "use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache",
-        ),
         "s3" => ("s3", "buckets are not supported", with_directory),
         "azblob" => ("azblob", "blob storage is not supported", with_directory),
         _ => return None,
@@ -148,8 +181,9 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         ("local", true) => ("local", Some("dest")),
         ("local", false) => ("local", Some("src")),
         ("inline", true) => ("inline", None),
+        ("gha", _) => ("gha", None),
         (other, _) => {
-            let meant = closest(other, ["registry", "local", "inline"]);
+            let meant = closest(other, ["registry", "local", "inline", "gha"]);
             let unknown = || CacheError::Type { kind: other.to_owned(), meant };
             return Err(elsewhere(other).unwrap_or_else(unknown));
         }
@@ -159,7 +193,8 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     match name {
         "registry" => known.push("registry.insecure"),
         // BuildKit's, for one of several caches in a directory; here all steps are found by their own tags.
-        "local" => known.extend(["tag", "digest", "reset"]),
+        "local" => known.extend([if export { "reset" } else { "digest" }, "tag"]),
+        "gha" => known.extend(actions_cache::KEYS),
         _ => {}
     }
     let mut seen = vec!["type"];
@@ -174,19 +209,23 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
     }
     let given = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
     let place = match needed {
-        Some(key) => Some(
-            given(key).filter(|value| !value.is_empty()).ok_or(CacheError::Missing { kind: name, key })?,
-        ),
-        None => None,
+        Some(key) => {
+            let value = given(key).filter(|value| !value.is_empty());
+            Place::At(location(name, value.ok_or(CacheError::Missing { kind: name, key })?)?)
+        }
+        None if name == "gha" => Place::Actions(ActionsSpec::parse(given)?),
+        None => Place::Beside,
     };
     let flag = |key: &str| given(key).map_or(Ok(false), |value| attributes::boolean(key, value));
-    for key in ["image-manifest", "oci-mediatypes"] {
-        if given(key).is_some() && !flag(key)? {
-            return Err(CacheError::Format(key.to_owned()));
-        }
-    }
+    let unless = |key: &str| given(key).map_or(Ok(None), |value| attributes::boolean(key, value).map(Some));
+    let form = match (unless("image-manifest")?, unless("oci-mediatypes")?.unwrap_or(true)) {
+        (None | Some(true), true) => Form::Manifest,
+        (Some(false), true) => Form::Index,
+        (None | Some(false), false) => Form::DockerList,
+        (Some(true), false) => return Err(CacheError::Form),
+    };
     Ok(CacheSpec {
-        location: place.map(|place| location(name, place)).transpose()?,
+        place,
         mode: match given("mode") {
             None | Some("min") => CacheMode::Min,
             Some("max") => CacheMode::Max,
@@ -203,7 +242,9 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
             Some(ids) if ids.split(';').any(str::is_empty) => return Err(CacheError::Mounts),
             Some(ids) => Mounts::Only(ids.split(';').map(str::to_owned).collect()),
         },
-        unused: ["tag", "digest", "reset"].into_iter().filter(|key| given(key).is_some()).collect(),
+        form,
+        reset: flag("reset")?,
+        unused: ["tag", "digest"].into_iter().filter(|key| given(key).is_some()).collect(),
     })
 }
 
@@ -228,21 +269,36 @@ impl CacheSpec {
     /// The cache of `type=inline`, as BuildKit's build argument asks for it.
     pub fn inline() -> Self {
         Self {
-            location: None,
+            place: Place::Beside,
             mode: CacheMode::Min,
             ignore_error: false,
             compression: None,
             force_compression: false,
             insecure: false,
             mounts: Mounts::None,
+            form: Form::Manifest,
+            reset: false,
             unused: Vec::new(),
         }
     }
 
+    /// Finds the cache service of the job that this is, if it is one.
+    pub fn complete(&mut self, environment: Environment<'_>) -> Result<(), ArgsError> {
+        if let Place::Actions(spec) = &self.place
+            && let Some(options) = spec.resolve(environment)?
+        {
+            self.place = Place::At(Location::Actions(Box::new(options)));
+        }
+        Ok(())
+    }
+
     /// What `--cache-to` asks for, of an image that is pushed to these names.
     pub fn targets(&self, pushed: &[Reference]) -> Vec<CacheTarget> {
-        let beside = || pushed.iter().cloned().map(Location::Registry).collect();
-        let locations: Vec<Location> = self.location.clone().map_or_else(beside, |location| vec![location]);
+        let locations: Vec<Location> = match &self.place {
+            Place::At(location) => vec![location.clone()],
+            Place::Beside => pushed.iter().cloned().map(Location::Registry).collect(),
+            Place::Actions(_) => Vec::new(),
+        };
         let target = |location| CacheTarget {
             location,
             mode: self.mode,
@@ -250,29 +306,33 @@ impl CacheSpec {
             compression: self.compression,
             force_compression: self.force_compression,
             mounts: self.mounts.clone(),
+            form: self.form,
+            reset: self.reset,
         };
         locations.into_iter().map(target).collect()
     }
 
     /// What `--cache-from` asks for.
     pub fn source(&self) -> Option<CacheSource> {
-        let location = self.location.clone()?;
-        Some(CacheSource { location, mounts: self.mounts.clone() })
+        let Place::At(location) = &self.place else { return None };
+        Some(CacheSource { location: location.clone(), mounts: self.mounts.clone() })
     }
 
     /// The registry that need not have a good certificate.
     pub fn insecure_host(&self) -> Option<String> {
-        match &self.location {
-            Some(Location::Registry(reference)) if self.insecure => Some(reference.registry.clone()),
-            Some(Location::Registry(_) | Location::Directory(_)) | None => None,
+        match &self.place {
+            Place::At(Location::Registry(reference)) if self.insecure => Some(reference.registry.clone()),
+            _ => None,
         }
     }
 
     /// The tag that was given and plays no part.
     pub fn unused_tag(&self) -> Option<&str> {
-        match &self.location {
-            Some(Location::Registry(reference)) => reference.tag.as_deref().filter(|tag| *tag != "latest"),
-            Some(Location::Directory(_)) | None => None,
+        match &self.place {
+            Place::At(Location::Registry(reference)) => {
+                reference.tag.as_deref().filter(|tag| *tag != "latest")
+            }
+            _ => None,
         }
     }
 }
@@ -284,16 +344,21 @@ mod tests {
     #[test]
     fn caches() {
         let bare = parse_from("me/app:cache").unwrap();
-        assert_eq!(bare.location, Some(Location::Registry("docker.io/me/app:cache".parse().unwrap())));
+        assert_eq!(bare.place, Place::At(Location::Registry("docker.io/me/app:cache".parse().unwrap())));
         assert_eq!((bare.unused_tag(), bare.insecure_host()), (Some("cache"), None));
         let to = parse_to("type=local,dest=c,mode=max,compression=zstd,ignore-error=1").unwrap();
-        assert_eq!((to.location.clone(), to.mode), (Some(Location::Directory("c".into())), CacheMode::Max));
+        assert_eq!((to.place, to.mode), (Place::At(Location::Directory("c".into())), CacheMode::Max));
         assert_eq!((to.compression, to.ignore_error), (Some(Compression::DEFAULT_ZSTD), true));
         let to = parse_to("type=registry,ref=h:5000/c,image-manifest=true,registry.insecure=true").unwrap();
         assert_eq!((to.compression, to.mode, to.unused_tag()), (None, CacheMode::Min, None));
         assert_eq!(to.insecure_host().as_deref(), Some("h:5000"));
         let to = parse_to("type=local,dest=c,tag=main,reset=true").unwrap();
-        assert_eq!(to.unused, ["tag", "reset"]);
+        assert_eq!((to.unused, to.reset), (vec!["tag"], true));
+        let form = |attributes: &str| parse_to(&format!("type=local,dest=c,{attributes}")).unwrap().form;
+        assert_eq!(form("image-manifest=true,oci-mediatypes=true"), Form::Manifest);
+        assert_eq!(form("image-manifest=false"), Form::Index);
+        assert_eq!(form("oci-mediatypes=false"), Form::DockerList);
+        assert_eq!(form("oci-mediatypes=0,image-manifest=0"), Form::DockerList);
     }
 
     #[test]
@@ -324,10 +389,16 @@ mod tests {
             "type=registry,ref=x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "type=local,type=gha",
             "type=local,dest=a,dest=b",
-            "type=local,dest=a,oci-mediatypes=false",
+            "type=local,dest=a,oci-mediatypes=false,image-manifest=true",
+            "type=local,dest=a,image-manifest=maybe",
             "type=local,dest=a,compression=lzma",
             "type=local,dest=a,mounts=",
-            "type=gha,scope=a",
+            "type=gha,scope=a#b",
+            "type=gha,url=artifactcache",
+            "type=gha,timeout=10",
+            "type=gha,repository=app",
+            "type=gha,version=3",
+            "type=gha,ref=x",
             "type=s3,bucket=b",
         ] {
             messages.push_str(&format!("{bad}\n    {}\n", parse_to(bad).unwrap_err()));
@@ -336,9 +407,9 @@ mod tests {
         insta::assert_snapshot!(messages, @r"
             the value is empty
         ref=x
-            `ref=x` has no type; write type=registry,ref=IMAGE or type=local
+            `ref=x` has no type; write type=registry,ref=IMAGE, type=local or type=gha
         type=registy,ref=x
-            unknown cache type `registy` (did you mean `registry`?); use registry or local
+            unknown cache type `registy` (did you mean `registry`?); use registry, local or gha
         type=local
             type=local needs `dest`; write type=local,dest=...
         type=registry,ref=
@@ -355,18 +426,30 @@ mod tests {
             `type` is given more than once
         type=local,dest=a,dest=b
             `dest` is given more than once
-        type=local,dest=a,oci-mediatypes=false
-            `oci-mediatypes=false` is not possible: steps are kept as OCI image manifests
+        type=local,dest=a,oci-mediatypes=false,image-manifest=true
+            image manifests have OCI's media types: write image-manifest=false, or leave out oci-mediatypes=false
+        type=local,dest=a,image-manifest=maybe
+            `image-manifest=maybe` must be true or false
         type=local,dest=a,compression=lzma
             unknown compression `lzma`; use gzip, zstd, estargz or uncompressed
         type=local,dest=a,mounts=
             `mounts` names no cache mount; write mounts=all, mounts=ID or mounts=ID;ID
-        type=gha,scope=a
-            kiln has no cache of type gha: GitHub's cache service has no public interface; use type=registry,ref=ghcr.io/OWNER/NAME, or type=local with actions/cache
+        type=gha,scope=a#b
+            `scope` has at most 200 characters, and no comma, `#` or control character among them
+        type=gha,url=artifactcache
+            `url` is not an http or https URL
+        type=gha,timeout=10
+            `10` is not a duration such as 90s, 30m, 1h30m or 7d
+        type=gha,repository=app
+            `repository=app` is not of the form OWNER/NAME
+        type=gha,version=3
+            there is no version `3` of the cache service; use version=1 or version=2
+        type=gha,ref=x
+            unknown key `ref`; known are type, mode, ignore-error, image-manifest, oci-mediatypes, compression, compression-level, force-compression, mounts, scope, token, url, url_v2, timeout, repository, ghtoken, version
         type=s3,bucket=b
             kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
         from
-            unknown key `dest`; known are type, mounts, src, tag, digest, reset
+            unknown key `dest`; known are type, mounts, src, digest, tag
         ");
     }
 }

@@ -170,6 +170,12 @@ pub struct InspectArgs {
     /// Print the image config byte for byte
     #[arg(long, conflicts_with_all = ["format", "raw"])]
     pub config: bool,
+    /// Print how the image was made: the statement with its provenance
+    #[arg(long, conflicts_with_all = ["format", "raw", "config"])]
+    pub provenance: bool,
+    /// Print the list of the image's packages: the statement with its SBOM
+    #[arg(long, conflicts_with_all = ["format", "raw", "config", "provenance"])]
+    pub sbom: bool,
     #[command(flatten)]
     pub access: AccessArgs,
 }

@@ -78,9 +78,9 @@ fn messages_show_the_way() {
     type=ocii,dest=x
         unknown output type `ocii` (did you mean `oci`?); use oci, docker, local, tar, image, registry or cacheonly
     type=oci,dst=x
-        unknown key `dst` (did you mean `dest`?); known are type, dest, tar, name, compression, compression-level, force-compression, oci-mediatypes, rewrite-timestamp, source-date-epoch, annotation.KEY, annotation-index.KEY
+        unknown key `dst` (did you mean `dest`?); known are type, dest, tar, name, compression, compression-level, force-compression, oci-artifact, oci-mediatypes, rewrite-timestamp, source-date-epoch, annotation.KEY, annotation-index.KEY
     type=oci,dest=x,push=true
-        unknown key `push`; known are type, dest, tar, name, compression, compression-level, force-compression, oci-mediatypes, rewrite-timestamp, source-date-epoch, annotation.KEY, annotation-index.KEY
+        unknown key `push`; known are type, dest, tar, name, compression, compression-level, force-compression, oci-artifact, oci-mediatypes, rewrite-timestamp, source-date-epoch, annotation.KEY, annotation-index.KEY
     type=oci,dest=a,dest=b
         `dest` is given more than once
     type=local

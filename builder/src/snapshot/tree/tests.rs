@@ -24,7 +24,13 @@ fn a_tar_holds_everything() {
     let temp = tree();
     let mut bytes = Vec::new();
     let options = LayerOptions { epoch: Some(1_000), observer: None };
-    let stats = write_tree_tar(&RootDir::open(temp.path()).unwrap(), options, &mut bytes).unwrap();
+    let stats = write_tree_tar(
+        &RootDir::open(temp.path()).unwrap(),
+        options,
+        &[("said.json".to_owned(), b"{}".to_vec())],
+        &mut bytes,
+    )
+    .unwrap();
     let mut reader = Reader::new(&bytes[..]);
     let mut names = Vec::new();
     while let Some(entry) = reader.next_entry().unwrap() {
@@ -33,7 +39,15 @@ fn a_tar_holds_everything() {
     }
     assert_eq!(
         names,
-        [".wh.real File", "abs Symlink", "d Directory", "d/f File", "d/sub Directory", "d/sub/hard HardLink"]
+        [
+            ".wh.real File",
+            "abs Symlink",
+            "d Directory",
+            "d/f File",
+            "d/sub Directory",
+            "d/sub/hard HardLink",
+            "said.json File"
+        ]
     );
     assert_eq!(stats.entries, 6);
 }

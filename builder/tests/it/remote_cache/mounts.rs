@@ -4,7 +4,7 @@ use super::{machine, to};
 use crate::registry::Registry;
 
 /// A step that adds a line to a cache mount and shows all of it.
-fn with_mount(word: &str) -> String {
+pub(super) fn with_mount(word: &str) -> String {
     format!("FROM base\nRUN --mount=type=cache,id=things,target=/c echo {word} >> /c/log && cp /c/log /log\n")
 }
 
