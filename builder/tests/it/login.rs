@@ -121,5 +121,7 @@ fn variables_and_options_name_the_file_of_credentials() {
     assert!(knows(&[], ("DOCKER_CONFIG", "docker")));
     assert!(knows(&[], ("REGISTRY_AUTH_FILE", "auth.json")));
     assert!(knows(&["--authfile=auth.json"], ("DOCKER_CONFIG", "nowhere")));
-    assert!(knows(&["--creds=me:s3cret"], ("DOCKER_CONFIG", "nowhere")));
+    let name = format!("{host}/built:1");
+    assert!(!knows(&["--push", "-t", &name], ("DOCKER_CONFIG", "nowhere")));
+    assert!(knows(&["--push", "-t", &name, "--creds=me:s3cret"], ("DOCKER_CONFIG", "nowhere")));
 }
