@@ -7,7 +7,6 @@ use super::{BuildError, Environment, Request, Resolver, output};
 use crate::image::reference::Reference;
 use crate::ops::{ImportSetup, Imports, OpError};
 use crate::plan::graph::{BlobLocation, Op, Plan, ResolvedImage};
-use crate::snapshot::apply::Ownership;
 
 /// The remote caches of `--cache-from`.
 pub(super) fn open<'a>(
@@ -26,10 +25,6 @@ pub(super) fn open<'a>(
         fetcher: resolver,
         images: base_images(plan).cloned().collect(),
         epoch: output::cache_epoch(request, plan),
-        ownership: match environment.sandboxes.has_all_ids() {
-            true => Ownership::Required,
-            false => Ownership::BestEffort,
-        },
         events: request.events.clone(),
         cancel: request.cancel.clone(),
         step: cache_step(plan),

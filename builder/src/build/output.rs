@@ -402,8 +402,11 @@ impl Writer<'_> {
         let (parcel, labels) = (Parcel::from(built), Label::of(names));
         archive::write_archive(self.environment.store, &parcel, &labels, &destination, true)?;
         let mut tried = Vec::new();
-        for engine in ["docker", "podman"] {
+        // Only docker has contexts.
+        let context = self.output.engine_context.as_deref();
+        for engine in ["docker", "podman"].into_iter().take(if context.is_some() { 1 } else { 2 }) {
             let mut command = Command::new(engine);
+            command.args(context.into_iter().flat_map(|name| ["--context", name]));
             command.arg("load").arg("-i").arg(&path).stdin(Stdio::null());
             command.envs(self.request.engine_variables.iter().map(|(name, value)| (name, value)));
             let output = command.output();

@@ -15,7 +15,6 @@ use super::failure::of_store;
 use super::session;
 use crate::base::cancel::CancelToken;
 use crate::layer::compress::{Compressor, decompressor};
-use crate::snapshot::apply::Ownership;
 use crate::snapshot::mounts::{self, Existing, MountError};
 use crate::snapshot::warning::Warnings;
 use crate::store::records::{MountRecord, now};
@@ -230,7 +229,7 @@ fn import(store: &Store, args: &CacheImportArgs, cancel: &CancelToken) -> Result
     };
     let source = Stoppable { inner: BufReader::with_capacity(256 * 1024, source), cancel };
     let plain = decompressor(source).map_err(|e| cannot("read", name.unwrap_or(Path::new("-")), &e))?;
-    let imported = mounts::import(store, &args.id, plain, Existing::Replace, Ownership::BestEffort);
+    let imported = mounts::import(store, &args.id, plain, Existing::Replace);
     let imported = imported.map_err(|e| if cancel.is_cancelled() { MountError::Cancelled } else { e });
     let imported = imported.map_err(|error| match error {
         MountError::Unpack(_) | MountError::Empty | MountError::Cut => not_imported(name, &error),

@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::args::FsckArgs;
 use super::failure::{of_other, of_store};
-use super::session::{self, Privilege};
+use super::session;
 use super::store::printed;
-use crate::snapshot::apply::Ownership;
 use crate::snapshot::check;
 use crate::snapshot::overlay::Snapshots;
 use crate::store::{Finding, Store};
@@ -26,7 +25,7 @@ pub(super) fn fsck(root: Option<PathBuf>, args: &FsckArgs) -> Result<u8, Failure
         print::talk(format!("there is no store at {}", root.display()));
         return Ok(EXIT_OK);
     }
-    let privilege = session::enter()?;
+    session::enter()?;
     session::end_on_signals();
     let mut store = match Store::open(&root) {
         // It could be opened, and not be used.
@@ -41,11 +40,7 @@ pub(super) fn fsck(root: Option<PathBuf>, args: &FsckArgs) -> Result<u8, Failure
         Store::discard_database(&root).map_err(|e| of_store(&e))?;
         store = session::open_store(&root)?;
     }
-    let ownership = match privilege {
-        Privilege::Single(_) => Ownership::BestEffort,
-        _ => Ownership::Required,
-    };
-    let checker = Checker { store: &store, ownership, quick: args.quick };
+    let checker = Checker { store: &store, quick: args.quick };
     let mut reported: BTreeSet<String> = BTreeSet::new();
     let mut lines = Vec::new();
     for round in 0..MAX_ROUNDS {
@@ -78,7 +73,6 @@ pub(super) fn fsck(root: Option<PathBuf>, args: &FsckArgs) -> Result<u8, Failure
 
 struct Checker<'a> {
     store: &'a Store,
-    ownership: Ownership,
     quick: bool,
 }
 
@@ -96,10 +90,7 @@ impl Checker<'_> {
         found.extend(blobs.iter().filter_map(|digest| self.store.check_blob(digest)));
         let snapshots = Snapshots::new(self.store).map_err(|e| of_other(&e))?;
         for recorded in self.store.recorded_snapshots().map_err(|e| of_store(&e))? {
-            found.extend(
-                check::snapshot(self.store, &snapshots, &recorded, self.ownership)
-                    .map_err(|e| of_other(&e))?,
-            );
+            found.extend(check::snapshot(self.store, &snapshots, &recorded).map_err(|e| of_other(&e))?);
         }
         Ok(found)
     }

@@ -210,7 +210,7 @@ fn refused(error: &EnterError) -> Failure {
 
 /// What to say once when there is only one id.
 pub(super) fn single_id_notice() -> &'static str {
-    "no subordinate ids: commands have one user only, so steps that change owners (apt, chown, USER) fail; install \
+    "no subordinate ids: commands have one user only, so steps that become another (apt, USER) fail; install \
      newuidmap (package uidmap) and add a line for this user to /etc/subuid and /etc/subgid"
 }
 

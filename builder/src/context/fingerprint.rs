@@ -21,6 +21,7 @@ use rustix::fs::{self, Stat};
 use rustix::io::Errno;
 
 use crate::base::digest::{Digest, HashingWriter, KeyHasher};
+use crate::sys::override_stat;
 
 /// Bytes read at once while hashing.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -124,7 +125,8 @@ pub fn attributes(fd: impl AsFd) -> io::Result<Attributes> {
 
 /// Whether an attribute is part of what is copied.
 pub fn travels(name: &[u8]) -> bool {
-    name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+    name == b"security.capability"
+        || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && name != override_stat::NAME
 }
 
 fn names(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {

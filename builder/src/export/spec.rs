@@ -69,6 +69,8 @@ pub struct OutputSpec {
     pub names: Vec<Reference>,
     /// `tar` of `type=oci`: an archive (default) or a directory.
     pub archive: bool,
+    /// `context` of `type=docker`: the docker context whose engine takes the image.
+    pub engine_context: Option<String>,
     /// `mode=delete` of `type=local`: what the result does not have is removed from the destination.
     pub delete: bool,
     /// `push`.
@@ -132,6 +134,9 @@ pub enum OutputError {
     /// A directory cannot go to stdout.
     #[error("{0} writes a directory and cannot go to standard output; name one with dest=PATH")]
     DirectoryToStdout(&'static str),
+    /// An engine and a file.
+    #[error("context=NAME says whose engine loads the image; with dest=FILE none does")]
+    ContextOfFile,
     /// An unknown compression.
     #[error("unknown compression `{0}`; use gzip, zstd, estargz or uncompressed")]
     Compression(String),
@@ -183,11 +188,10 @@ const IMAGE_KEYS: [&str; 10] = [
 
 /// Keys of buildx that have no effect in kiln, or none for this type: there is no daemon's store to unpack into, and one
 /// version of the format.
-const IGNORED_KEYS: [&str; 11] = [
+const IGNORED_KEYS: [&str; 10] = [
     "attestation-inline",
     "attestation-prefix",
     "compatibility-version",
-    "context",
     "danging-name-empty-only",
     "dangling-name-prefix",
     "name-canonical",
@@ -203,7 +207,7 @@ impl OutputKind {
             Self::Local => &["dest", "platform-split", "mode", "attestation-prefix"],
             Self::Tar => &["dest", "platform-split", "attestation-prefix"],
             Self::Oci => &["dest", "tar"],
-            Self::Docker => &["dest"],
+            Self::Docker => &["dest", "context"],
             Self::Image => &["push", "push-by-digest", "registry.insecure"],
             Self::CacheOnly => &[],
         };
@@ -238,6 +242,7 @@ impl OutputSpec {
             destination: None,
             names: Vec::new(),
             archive: true,
+            engine_context: None,
             delete: false,
             push: false,
             push_by_digest: false,
@@ -354,6 +359,7 @@ impl OutputSpec {
                     .map(str::parse)
                     .collect::<Result<_, ReferenceError>>()?;
             }
+            "context" => self.engine_context = Some(value.to_owned()).filter(|name| !name.is_empty()),
             "tar" => self.archive = boolean()?,
             "push" => self.push = boolean()?,
             "push-by-digest" => self.push_by_digest = boolean()?,
@@ -390,6 +396,7 @@ impl OutputSpec {
     fn check_form(&self) -> Result<(), OutputError> {
         match (self.kind, &self.destination) {
             (OutputKind::Local, None) => Err(OutputError::NoDestination(self.kind)),
+            (OutputKind::Docker, Some(_)) if self.engine_context.is_some() => Err(OutputError::ContextOfFile),
             (OutputKind::Local, Some(Destination::Stdout)) => {
                 Err(OutputError::DirectoryToStdout("type=local"))
             }

@@ -5,11 +5,14 @@
 //! | `security.capability` | yes, as version 2 | part of what a program may do; version 3 names a user of this machine |
 //! | `user.*` | yes | belongs to the file (BuildKit drops it: semantics fact 83; umoci keeps it: fact 122) |
 //! | `user.overlay.*` | no | overlayfs' own notes about a directory |
+//! | `user.containers.override_stat` | no | a note of what could not be made on this machine; the entry itself says it |
 //! | `trusted.*`, `system.*`, other `security.*` | no | labels, ACLs and notes of the machine that made the layer |
 //! | names with `=` | no | a PAX record cannot hold them |
 //!
 //! Invariants: the same table serves reading and writing, so what a layer brings in it also takes out.
 
+/// The attribute with owners and devices that could not be made (`sys::override_stat`).
+const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
 /// The attribute with a program's capabilities.
 pub const CAPABILITY: &[u8] = b"security.capability";
 
@@ -25,7 +28,10 @@ pub fn is_carried(name: &[u8]) -> bool {
         return false;
     }
     name == CAPABILITY
-        || (name.starts_with(b"user.") && name.len() > 5 && !name.starts_with(b"user.overlay."))
+        || (name.starts_with(b"user.")
+            && name.len() > 5
+            && !name.starts_with(b"user.overlay.")
+            && name != OVERRIDE_STAT)
 }
 
 /// The form in which a layer carries an attribute's value: capabilities that belong to user 0 of a namespace
@@ -59,6 +65,7 @@ mod tests {
             &b"security.selinux"[..],
             b"user.",
             b"user.overlay.opaque",
+            OVERRIDE_STAT,
             b"trusted.overlay.opaque",
             b"system.posix_acl_access",
             b"user.a=b",

@@ -163,7 +163,7 @@ mod tests {
     use crate::sandbox::cgroup::Hits;
 
     fn ended(code: Option<i32>, signal: Option<i32>, hits: Hits) -> Ended {
-        Ended { code, signal, hits, made_mount_points: Vec::new() }
+        Ended { code, signal, hits, made_mount_points: Vec::new(), lost_owners: 0 }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::base::parallel;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::layer::compress::decompressor;
 use crate::plan::graph::{ImageLayer, ImageSpec, ResolvedImage};
-use crate::snapshot::apply::{self, ApplyOptions, Ownership};
+use crate::snapshot::apply;
 use crate::snapshot::overlay::{Begun, Snapshots};
 use crate::store::records::{BlobRecord, FsState, LayerRef, SnapshotId, StepResult};
 use crate::store::{IncomingBlob, Store};
@@ -45,7 +45,6 @@ pub(super) struct Context<'a> {
     pub fetcher: &'a dyn LayerFetcher,
     pub events: &'a EventSink,
     pub cancel: &'a CancelToken,
-    pub ownership: Ownership,
     pub step: StepNumber,
 }
 
@@ -191,8 +190,7 @@ pub(super) fn unpack_into(
     let plain = decompressor(io::BufReader::with_capacity(256 * 1024, file))
         .map_err(|source| OpError::ReadLayer { digest: *blob, source })?;
     let mut hashed = Hashed { inner: plain, hasher: Sha256::new(), size_bytes: 0, cancel: context.cancel };
-    let applied =
-        apply::apply_layer(&mut hashed, &dir, &parents, &ApplyOptions { ownership: context.ownership });
+    let applied = apply::apply_layer(&mut hashed, &dir, &parents);
     if context.cancel.is_cancelled() {
         return Err(OpError::Cancelled);
     }

@@ -38,7 +38,6 @@ use crate::cache::record::Record;
 use crate::cache::{self, Cache, CacheError};
 use crate::image::reference::Reference;
 use crate::plan::graph::{ImageLayer, ResolvedImage};
-use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
 use crate::snapshot::pending::{LostLayer, PendingBlob};
 use crate::store::Store;
@@ -63,8 +62,6 @@ pub struct ImportSetup<'a> {
     pub images: Vec<Arc<ResolvedImage>>,
     /// To which file times in new layers are clamped.
     pub epoch: Option<i64>,
-    /// What to do with owners that cannot be set.
-    pub ownership: Ownership,
     /// Progress.
     pub events: EventSink,
     /// Stops transfers.

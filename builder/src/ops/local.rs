@@ -20,7 +20,6 @@ use crate::sandbox::net::resolv::{DnsOverrides, HostDns};
 use crate::sandbox::net::{NAMESPACE_ADDRESS_V4, NetworkMode};
 use crate::sandbox::runner::Sandboxes;
 use crate::sandbox::spec::{SandboxLabels, SandboxNetwork};
-use crate::snapshot::apply::Ownership;
 use crate::snapshot::overlay::Snapshots;
 use crate::snapshot::written::Written;
 use crate::store::Store;
@@ -135,12 +134,6 @@ impl LocalExecutor<'_> {
 
     pub(super) fn nameservers(&self) -> Vec<SocketAddr> {
         self.dns.upstream_servers(&self.defaults.dns)
-    }
-
-    /// What to do with owners that cannot be set: without all ids an exotic owner is not worth a failed build, and
-    /// a warning names the file.
-    pub(super) fn ownership(&self) -> Ownership {
-        if self.sandboxes.has_all_ids() { Ownership::Required } else { Ownership::BestEffort }
     }
 
     /// A result of this machine.
@@ -311,7 +304,6 @@ impl Executor for LocalExecutor<'_> {
                     fetcher: self.fetcher,
                     events: &self.events,
                     cancel: &self.cancel,
-                    ownership: self.ownership(),
                     step,
                 };
                 image::execute(spec, &context)?

@@ -95,6 +95,13 @@ fn attempt(
         }
         (ended, _) => ended?,
     };
+    if ended.lost_owners > 0 {
+        executor.events.warn(format!(
+            "{} changes of owner of symlinks are left out of step {step}: the ids are not mapped here, and a symlink \
+             cannot carry a note of them",
+            ended.lost_owners
+        ));
+    }
     let upper = executor.snapshots.layer_dir_begun(&begun)?;
     if let (Some(trusted), Some(bundle)) = (&prepared.trusted, &executor.defaults.authorities) {
         trust::restore(&upper, &executor.snapshots.view(&base.state.layers)?, trusted, bundle)?;
@@ -222,6 +229,9 @@ fn sandbox_spec(
         (Some(_), Some(program)) => SandboxSeccomp::Program(program.to_bytes()),
         (Some(_), None) => SandboxSeccomp::Unconfined,
     };
+    // Who asks for no filter gets none at all: a runtime in the command may want to be asked itself.
+    let unfiltered = matches!(seccomp, SandboxSeccomp::Unconfined);
+    let handed_over_from = if unfiltered { None } else { executor.sandboxes.handed_over_from() };
     Ok(SandboxSpec {
         lowers,
         upper: begun.relative(),
@@ -246,6 +256,7 @@ fn sandbox_spec(
         resolv_conf: Some(resolv_conf),
         hosts: Some(hosts_file(&spec.hostname, &executor.defaults.hosts, gateway).map_err(bad_host)?),
         ids: executor.sandboxes.ids().map_err(OpError::io("read the id maps"))?,
+        handed_over_from,
         ipv6,
         terminal: None,
     })

@@ -175,7 +175,7 @@ pub(super) fn copy(
             }
         });
     }
-    let archives = TarArchives { ownership: executor.ownership(), events: &executor.events };
+    let archives = TarArchives { events: &executor.events };
     let meter = Meter::new(&executor.events, step, "copying");
     let options = CopyOptions { archives: &archives, cancel: executor.cancel.clone(), meter: Some(&meter) };
     let written = copy::execute(spec, &sources, root, &options)?;
@@ -185,7 +185,6 @@ pub(super) fn copy(
 
 /// Archives as kiln's own reader sees them.
 struct TarArchives<'a> {
-    ownership: apply::Ownership,
     events: &'a EventSink,
 }
 
@@ -205,7 +204,7 @@ impl Archives for TarArchives<'_> {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         file.rewind()?;
         let plain = compress::decompressor(io::BufReader::with_capacity(256 * 1024, file))?;
-        let options = UnpackOptions { chown: owner, ownership: self.ownership, ..UnpackOptions::default() };
+        let options = UnpackOptions { chown: owner, ..UnpackOptions::default() };
         let unpacked = apply::unpack_archive(plain, root, directory, &options)?;
         for warning in &unpacked.warnings.kept {
             self.events.warn(warning.to_string());

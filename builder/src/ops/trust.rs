@@ -31,6 +31,7 @@ use crate::base::digest::{Digest, KeyHasher};
 use crate::layer::attributes;
 use crate::sandbox::spec::{SandboxMount, SandboxSource};
 use crate::store::records::FsState;
+use crate::sys::override_stat;
 use crate::sys::rootdir::{Last, RootDir};
 use crate::sys::xattr;
 
@@ -157,6 +158,7 @@ struct Look {
 
 impl Look {
     fn of(dir: &RootDir, stat: &Stat) -> io::Result<Self> {
+        let stat = override_stat::effective(dir.as_fd(), *stat)?;
         let mut xattrs = BTreeMap::new();
         for name in xattr::list(dir.as_fd())? {
             if attributes::is_carried(&name)
@@ -270,13 +272,7 @@ fn make(tree: &Path, bundle: &Bundle, files: &[String], looks: &BTreeMap<String,
     // Children first: making one changes its parent's time.
     for (path, look) in looks.iter().rev() {
         let directory = File::open(tree.join(path))?;
-        // Ids that are not mapped belong to nobody here, and look so in the base as well.
-        match std::os::unix::fs::fchown(&directory, Some(look.uid), Some(look.gid)) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL)) => {
-                return Err(error);
-            }
-            _ => {}
-        }
+        override_stat::set_owner(directory.as_fd(), &rustix::fs::fstat(&directory)?, look.uid, look.gid)?;
         directory.set_permissions(fs::Permissions::from_mode(look.mode))?;
         for (name, value) in &look.xattrs {
             xattr::set(directory.as_fd(), name, value)?;

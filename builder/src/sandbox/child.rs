@@ -13,10 +13,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::fs::{Gid, Mode, Uid, fchown};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::net::{self, NetworkMode};
+use super::seccomp::handover;
 use super::spec::{
     Report, SandboxHelper, SandboxLabels, SandboxNetwork, SandboxSeccomp, SandboxSpec, SetupFailure,
 };
@@ -116,6 +117,7 @@ fn start(
     }
     process::close_on_exec_from(3).step("close descriptors")?;
     labels(&spec.labels)?;
+    hand_over(spec, fds)?;
     privileges(spec, &user, filter)?;
     rustix::process::chdir(spec.cwd.as_str())
         .map_err(|e| Failed::user(&format!("enter `{}`", spec.cwd), e, 1))?;
@@ -205,6 +207,28 @@ fn labels(labels: &SandboxLabels) -> Result<(), Failed> {
         write(&["/proc/thread-self/attr/exec"], context, &format!("the SELinux context `{context}`"))?;
     }
     Ok(())
+}
+
+/// Lets kiln answer what this user namespace is too small for.
+fn hand_over(spec: &SandboxSpec, fds: &Descriptors) -> Result<(), Failed> {
+    let Some(first) = spec.handed_over_from else { return Ok(()) };
+    let step = "hand over system calls";
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let namespace = rustix::fs::open("/proc/self/ns/user", flags, Mode::empty());
+    let namespace = namespace.map_err(io::Error::from).step(step)?;
+    let program = handover::program(first).map_err(|e| Failed::new(step, &e))?;
+    let listener = match seccomp::install_with_listener(&program) {
+        Ok(listener) => listener,
+        // A kernel older than 5.0, or kiln itself is under such a filter, and there can be only one: what needs larger
+        // ids fails then, as it always has.
+        Err(SeccompError::Install { source })
+            if matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EINVAL)) =>
+        {
+            return Ok(());
+        }
+        Err(error) => return Err(Failed::new(step, &error)),
+    };
+    report(&fds.report, &Report::Calls, &[listener.as_fd(), namespace.as_fd()]).step(step)
 }
 
 /// The filter of this command; `default` is ready-made for docker's default capabilities.

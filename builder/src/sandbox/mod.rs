@@ -20,5 +20,6 @@ pub mod net;
 pub mod runner;
 pub mod seccomp;
 pub mod spec;
+mod supervisor;
 pub mod terminal;
 pub mod zygote;

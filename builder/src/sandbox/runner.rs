@@ -20,10 +20,12 @@ use super::helper::NAMESPACE_SPOT;
 use super::net::mechanism::{self, Chosen, Helper, Programs};
 use super::net::{Channels, Policy, Proxy};
 use super::spec::{Report, SandboxSpec, SetupFailure};
+use super::supervisor::Supervisor;
 use super::terminal::Relay;
 use super::zygote::{ARGUMENT, DEVICE_SPOT, Hello, PROBE, Ready};
 use crate::base::cancel::CancelToken;
 use crate::base::events::Stream;
+use crate::sys::override_stat::Ids;
 use crate::sys::userns::IdMap;
 use crate::sys::{message, mount, process};
 
@@ -74,6 +76,8 @@ pub struct Ended {
     pub hits: Hits,
     /// Mount points that had to be made in the upper directory, in the order made.
     pub made_mount_points: Vec<String>,
+    /// How many changes of owner could not be kept: of symlinks, to ids that are not mapped.
+    pub lost_owners: u64,
 }
 
 /// What ends a command before its time.
@@ -211,10 +215,10 @@ impl Sandboxes {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
     }
 
-    /// Whether files of every owner can be made here; in a user namespace only those that are mapped can.
-    pub fn has_all_ids(&self) -> bool {
-        self.idmap.is_some()
-            || IdMap::of_current_namespace().is_ok_and(|map| map.uid_count() >= u64::from(u32::MAX))
+    /// From which id on sandboxes hand changes of owner over; `None` where there are ids for all.
+    pub fn handed_over_from(&self) -> Option<u32> {
+        let ids = Ids::current();
+        (self.idmap.is_none() && !ids.is_whole()).then(|| ids.first_special())
     }
 
     /// The id map that sandboxes get.
@@ -250,6 +254,7 @@ impl Sandboxes {
             made: Vec::new(),
             failure: None,
             relay: None,
+            supervisor: None,
         };
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -306,7 +311,8 @@ impl Sandboxes {
             return Err(SandboxError::Setup(failure));
         }
         let (code, signal, hits) = follow.ended.unwrap_or_default();
-        Ok(Ended { code, signal, hits, made_mount_points: follow.made })
+        let lost_owners = follow.supervisor.take().map_or(0, Supervisor::finish);
+        Ok(Ended { code, signal, hits, made_mount_points: follow.made, lost_owners })
     }
 
     fn request(
@@ -439,6 +445,7 @@ struct Follow {
     made: Vec<String>,
     failure: Option<SetupFailure>,
     relay: Option<Relay>,
+    supervisor: Option<Supervisor>,
 }
 
 impl Follow {
@@ -459,6 +466,14 @@ impl Follow {
             Report::Terminal => {
                 let master = fds.into_iter().next().ok_or(SandboxError::Lost)?;
                 self.relay = Some(Relay::start(master).map_err(SandboxError::Talk)?);
+            }
+            Report::Calls => {
+                let mut fds = fds.into_iter();
+                let (listener, namespace) = (fds.next(), fds.next());
+                let (Some(listener), Some(namespace)) = (listener, namespace) else {
+                    return Err(SandboxError::Lost);
+                };
+                self.supervisor = Some(Supervisor::start(listener, &namespace).map_err(SandboxError::Talk)?);
             }
             Report::Sockets => self.served.push(sockets(fds)),
             Report::MadeMountPoints(paths) => self.made.extend(paths),

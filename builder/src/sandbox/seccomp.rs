@@ -21,6 +21,7 @@
 use crate::sys::capability::CapabilitySet;
 use crate::sys::seccomp::{Instruction, Program, SeccompError};
 
+pub mod handover;
 pub mod profile;
 mod table;
 

@@ -62,6 +62,9 @@ pub struct SandboxSpec {
     pub hosts: Option<String>,
     /// Ids of the user namespace.
     pub ids: IdMap,
+    /// Calls that need larger ids than this one, and those that make devices, are handed to kiln.
+    #[serde(default)]
+    pub handed_over_from: Option<u32>,
     /// Offer IPv6 destinations in a private network.
     pub ipv6: bool,
     /// A terminal of its own in place of the standard streams, which is also its controlling one.
@@ -191,6 +194,8 @@ pub enum Report {
     Probed(String),
     /// Listening sockets of `Socket` mounts follow, in order.
     Sockets,
+    /// What receives the calls that the filter hands over follows, and the sandbox's user namespace.
+    Calls,
     /// kiln's end of the command's terminal follows.
     Terminal,
     /// Mount points that had to be made in the upper directory.

@@ -34,13 +34,6 @@ use crate::layer::tar::{Entry, Kind, Reader, TarError};
 use crate::sys::error::FsError;
 use crate::sys::rootdir::RootDir;
 
-/// How a layer is applied.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ApplyOptions {
-    /// Whether owners that are not mapped are an error.
-    pub ownership: Ownership,
-}
-
 /// What became of a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -80,13 +73,8 @@ pub enum ApplyError {
 
 /// Extracts one uncompressed layer into `dir`, its own empty directory. `parents` are the directories of the layers
 /// below it, uppermost first. The whole of `reader` is read, so that a verifying reader sees its end.
-pub fn apply_layer(
-    reader: impl Read,
-    dir: &RootDir,
-    parents: &[RootDir],
-    options: &ApplyOptions,
-) -> Result<Applied, ApplyError> {
-    layer::apply(reader, dir, parents, options)
+pub fn apply_layer(reader: impl Read, dir: &RootDir, parents: &[RootDir]) -> Result<Applied, ApplyError> {
+    layer::apply(reader, dir, parents)
 }
 
 /// What making nodes needs besides the place and the entry.
@@ -120,7 +108,7 @@ impl Maker {
             Kind::Directory => drop(place.make_dir()?),
             Kind::Symlink => place.make_symlink(&entry.link)?,
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
-                if !place.make_special(entry.kind, entry.device, &mut self.warnings)? {
+                if !place.make_special(entry.kind, entry.device, self.ownership, &mut self.warnings)? {
                     return Ok(false);
                 }
             }

@@ -10,9 +10,8 @@
 
 use std::io::{BufReader, Read};
 
-use super::apply::{self, ApplyOptions};
+use super::apply;
 use super::diff::{self, DiffError};
-use super::node::Ownership;
 use super::overlay::{SnapshotError, Snapshots};
 use super::written::Written;
 use crate::base::digest::Digest;
@@ -28,7 +27,6 @@ pub fn snapshot(
     store: &Store,
     snapshots: &Snapshots<'_>,
     recorded: &Recorded,
-    ownership: Ownership,
 ) -> Result<Option<Finding>, SnapshotError> {
     let damaged = |reason: String| Some(Finding::DamagedSnapshot { id: recorded.id.clone(), reason });
     let mut compared = None;
@@ -43,7 +41,7 @@ pub fn snapshot(
         };
         let expected = match recorded.layer {
             None => Some(recorded.content),
-            Some(layer) => unpacked(store, snapshots, &layer, below, ownership)?,
+            Some(layer) => unpacked(store, snapshots, &layer, below)?,
         };
         match expected {
             // Equal bases may have files of other times, by which copies that changed nothing are told.
@@ -72,7 +70,6 @@ fn unpacked(
     snapshots: &Snapshots<'_>,
     layer: &Digest,
     below: &[LayerRef],
-    ownership: Ownership,
 ) -> Result<Option<Digest>, SnapshotError> {
     let Ok(file) = store.open_blob(layer) else { return Ok(None) };
     let Ok(plain) = decompressor(BufReader::with_capacity(256 * 1024, file)) else { return Ok(None) };
@@ -84,7 +81,7 @@ fn unpacked(
         .map(|layer| snapshots.layer_dir(&layer.snapshot))
         .collect::<Result<Vec<_>, _>>()?;
     let plain: Box<dyn Read> = plain;
-    if apply::apply_layer(plain, &dir, &parents, &ApplyOptions { ownership }).is_err() {
+    if apply::apply_layer(plain, &dir, &parents).is_err() {
         return Ok(None);
     }
     let view = if below.is_empty() { None } else { Some(snapshots.view(below)?) };

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::apply::{ApplyError, Top, UnpackOptions, Unpacked, unpack_archive};
 use super::diff::{Change, DiffError, Names, Scope, walk};
-use super::node::{Metadata, Ownership};
+use super::node::Metadata;
 use super::warning::Warnings;
 use super::written::Written;
 use crate::base::cancel::CancelToken;
@@ -157,7 +157,6 @@ pub fn import(
     id: &str,
     archive: impl Read,
     existing: Existing,
-    ownership: Ownership,
 ) -> Result<Option<Imported>, MountError> {
     let earlier = store.database().cache_mount(id)?.map(|mount| mount.directory);
     let there = earlier.as_ref().is_some_and(|directory| store.path(directory).is_dir());
@@ -174,7 +173,7 @@ pub fn import(
     })?;
     let fresh = Fresh { path: Some(path.clone()) };
     let root = RootDir::open(&path).map_err(|e: FsError| ApplyError::Fs(e))?;
-    let options = UnpackOptions { chown: None, ownership, top: Top::Set };
+    let options = UnpackOptions { top: Top::Set, ..UnpackOptions::default() };
     let mut archive = BufReader::with_capacity(64 * 1024, archive);
     // An archive of nothing has its two blocks; what has no byte was never written.
     if archive.fill_buf().map_err(|e| ApplyError::Tar(TarError::Read(e)))?.is_empty() {
@@ -299,8 +298,7 @@ mod tests {
         let exported = export(&one, "npm", &CancelToken::new(), &mut tar).unwrap();
         assert_eq!((exported.entries, exported.file_bytes), (4, 7));
 
-        let options = (Existing::Keep, Ownership::Required);
-        import(&other, "npm", &tar[..], options.0, options.1).unwrap().unwrap();
+        import(&other, "npm", &tar[..], Existing::Keep).unwrap().unwrap();
         let there = directory(&other, "npm");
         let (a, b) =
             (fs::metadata(there.join("link")).unwrap(), fs::metadata(there.join("sub/.wh.file")).unwrap());
@@ -331,7 +329,7 @@ mod tests {
             }
             writer.finish().unwrap()
         };
-        let replace = |tar: &[u8]| import(&store, "id", tar, Existing::Replace, Ownership::Required);
+        let replace = |tar: &[u8]| import(&store, "id", tar, Existing::Replace);
         assert!(replace(&archive(&["new", "../../escaped"])).is_err());
         assert!(replace(&archive(&["new"])[..700]).is_err());
         assert!(matches!(replace(&archive(&["new"])[..512]), Err(MountError::Cut)), "cut between entries");
@@ -344,7 +342,7 @@ mod tests {
             "a refused archive leaves nothing"
         );
         assert!(!store.path("escaped").exists() && !dir.path().join("escaped").exists());
-        let kept = import(&store, "id", &archive(&["new"])[..], Existing::Keep, Ownership::Required).unwrap();
+        let kept = import(&store, "id", &archive(&["new"])[..], Existing::Keep).unwrap();
         assert!(kept.is_none() && directory(&store, "id").join("old").exists());
         // A name that comes twice is one thing, and so is a directory that only the names below it tell of.
         let imported = replace(&archive(&["new", "new", "sub/below"])).unwrap().unwrap();

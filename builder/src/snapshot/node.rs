@@ -21,6 +21,7 @@ use super::warning::{Warning, Warnings, display};
 use crate::layer::attributes;
 use crate::layer::tar::{Device, Entry, Kind, Reader};
 use crate::sys::error::FsError;
+use crate::sys::override_stat;
 use crate::sys::rootdir::{proc_path, sorted_names};
 use crate::sys::xattr;
 
@@ -31,10 +32,10 @@ pub(super) const OPAQUE_XATTR: &[u8] = b"user.overlay.opaque";
 /// What to do when an owner cannot be set because the id is not mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ownership {
-    /// Fail.
+    /// Record what is not mapped ([`override_stat`]), and warn of what cannot be recorded: for trees of a store.
     #[default]
-    Required,
-    /// Keep the present owner and warn: for user namespaces with a single id.
+    Recorded,
+    /// Keep the present owner and warn: for trees of the host.
     BestEffort,
 }
 
@@ -77,6 +78,7 @@ impl Metadata {
 
     /// Of a node that exists. `fd` may be `O_PATH`.
     pub(super) fn of_node(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Self> {
+        let stat = &override_stat::effective(fd, *stat)?;
         Ok(Self {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
@@ -140,6 +142,12 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// What the node counts as where it stands for something that could not be made; `stat` is what was found.
+    pub(super) fn counted(&self, stat: &Stat) -> Result<Stat, FsError> {
+        override_stat::effective_at(self.dir, self.name(), *stat)
+            .map_err(|e| self.fail("read attributes of", e))
+    }
+
     /// Opens the node itself.
     pub(super) fn open(&self, flags: OFlags) -> Result<OwnedFd, FsError> {
         fs::openat(self.dir, self.name(), flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
@@ -193,11 +201,12 @@ impl<'a> Place<'a> {
             .map_err(|e| self.fail("create hard link", e))
     }
 
-    /// Makes a device or fifo. False when that is not permitted here.
+    /// Makes a device or fifo, or what stands for a device where recording is wanted. False when it has to be left out.
     pub(super) fn make_special(
         &self,
         kind: Kind,
         device: Device,
+        ownership: Ownership,
         warnings: &mut Warnings,
     ) -> Result<bool, FsError> {
         let kind = match kind {
@@ -212,7 +221,13 @@ impl<'a> Place<'a> {
         let number = fs::makedev(device.major, device.minor);
         match fs::mknodat(self.dir, self.name(), kind, Mode::from_raw_mode(0o600), number) {
             Ok(()) => Ok(true),
-            // In a user namespace no devices can be made (mknod(2)). Other engines leave them out as well.
+            // In a user namespace no devices can be made (mknod(2)).
+            Err(Errno::PERM) if kind != FileType::Fifo && ownership == Ownership::Recorded => {
+                let file = self.make_file()?;
+                override_stat::record_device(file.as_fd(), kind, number)
+                    .map_err(|e| self.fail("record the device", e))?;
+                Ok(true)
+            }
             Err(Errno::PERM) if kind != FileType::Fifo => {
                 warnings.add(Warning::DeviceNotPermitted { path: display(self.path) });
                 Ok(false)
@@ -239,7 +254,12 @@ impl<'a> Place<'a> {
         let fd = self.open(OFlags::PATH)?;
         let stat = fs::fstat(&fd).map_err(|e| self.fail("stat", e))?;
         let (uid, gid) = (metadata.uid, metadata.gid);
-        if (stat.st_uid, stat.st_gid) != (uid, gid) {
+        if ownership == Ownership::Recorded {
+            let owner = override_stat::set_owner(fd.as_fd(), &stat, uid, gid);
+            if owner.map_err(|e| self.fail("change the owner of", e))? == override_stat::Owner::Lost {
+                warnings.add(Warning::Owner { path: display(self.path), uid, gid });
+            }
+        } else if (stat.st_uid, stat.st_gid) != (uid, gid) {
             let (user, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             match fs::chownat(&fd, "", user, group, AtFlags::EMPTY_PATH) {
                 Ok(()) => {}

@@ -164,7 +164,12 @@ impl Copier<'_> {
                 };
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
-                if !place.make_special(entry.kind, entry.device, &mut self.copied.warnings)? {
+                if !place.make_special(
+                    entry.kind,
+                    entry.device,
+                    Ownership::BestEffort,
+                    &mut self.copied.warnings,
+                )? {
                     return Ok(());
                 }
             }

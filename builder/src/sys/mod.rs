@@ -7,6 +7,7 @@ pub mod message;
 pub mod mount;
 pub mod netlink;
 pub mod nft;
+pub mod override_stat;
 pub mod process;
 pub mod range_lock;
 pub mod remove;

@@ -1,4 +1,4 @@
-//! Loading a seccomp filter into the calling process.
+//! Loading a seccomp filter into the calling process, and answering the calls that one hands over (seccomp_unotify(2)).
 //!
 //! Invariants:
 //! - a [`Program`] has between 1 and [`MAX_INSTRUCTIONS`] instructions; the kernel checks the rest when it is
@@ -6,6 +6,7 @@
 //! - a filter cannot be taken off again and is inherited by every child and program.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// The kernel's limit (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
@@ -99,6 +100,30 @@ impl Program {
 /// Needs CAP_SYS_ADMIN in the thread's user namespace, or no_new_privs, which this does not set (set-user-id
 /// programs work inside a sandbox). So: load the filter first, then drop capabilities.
 pub fn install(program: &Program) -> Result<(), SeccompError> {
+    load(program, 0).map(drop)
+}
+
+/// As [`install`]; gives what receives the calls that the program hands over. Only one such filter can be loaded.
+pub fn install_with_listener(program: &Program) -> Result<OwnedFd, SeccompError> {
+    // Without the second flag, which came with Linux 5.19, a signal interrupts a call that is being answered: it is made
+    // again, which does no harm to the calls that we take.
+    let flags = [
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    ];
+    let fd = match load(program, flags[0]) {
+        Err(SeccompError::Install { source }) if source.raw_os_error() == Some(libc::EINVAL) => {
+            load(program, flags[1])?
+        }
+        loaded => loaded?,
+    };
+    let fd =
+        i32::try_from(fd).map_err(|_| SeccompError::Install { source: io::Error::other("no descriptor") })?;
+    // SAFETY: with that flag the call gives a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn load(program: &Program, flags: libc::c_ulong) -> Result<libc::c_long, SeccompError> {
     let length = program.instructions.len();
     let length = u16::try_from(length).map_err(|_| SeccompError::Size { bytes: length })?;
     let filter = libc::sock_fprog {
@@ -108,10 +133,77 @@ pub fn install(program: &Program) -> Result<(), SeccompError> {
     };
     // SAFETY: `filter` points at `length` initialised instructions with the layout of `sock_filter`, which
     // outlive the call; the kernel copies them.
-    let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0 as libc::c_ulong, &raw const filter)
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    if result >= 0 { Ok(result) } else { Err(SeccompError::Install { source: io::Error::last_os_error() }) }
+}
+
+/// A system call that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    id: u64,
+    /// The thread that makes it, in this process' pid namespace; 0 when it is not seen from here.
+    pub thread: u32,
+    /// Audit architecture of the call.
+    pub arch: u32,
+    /// Number on that architecture.
+    pub number: u32,
+    /// Arguments.
+    pub arguments: [u64; 6],
+}
+
+/// What the caller gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// What the kernel says to the call.
+    Kernel,
+    /// Success, with 0.
+    Done,
+    /// An error number.
+    Failed(i32),
+}
+
+/// Takes the next call; `None` when its thread is gone.
+pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Call>> {
+    // SAFETY: all zeros is a value of this plain struct, and the one that the kernel wants to be given.
+    let mut notice: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `seccomp_notif`.
+    let result =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notice) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ENOENT | libc::EINTR) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    let data = notice.data;
+    let number = u32::try_from(data.nr).unwrap_or(u32::MAX);
+    Ok(Some(Call { id: notice.id, thread: notice.pid, arch: data.arch, number, arguments: data.args }))
+}
+
+/// True as long as the thread waits, so that what was found under its number is its own.
+pub fn still_waits(listener: BorrowedFd<'_>, call: &Call) -> bool {
+    // SAFETY: the kernel reads one number.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const call.id) == 0 }
+}
+
+/// Answers a call. It is no error when the thread is gone.
+pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: Answer) -> io::Result<()> {
+    let (error, flags) = match answer {
+        Answer::Kernel => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Done => (0, 0),
+        Answer::Failed(number) => (-number, 0),
     };
-    if result == 0 { Ok(()) } else { Err(SeccompError::Install { source: io::Error::last_os_error() }) }
+    let response = libc::seccomp_notif_resp { id: call.id, val: 0, error, flags };
+    // SAFETY: the kernel reads one `seccomp_notif_resp`.
+    let result =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const response) };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// Makes a system call with arguments that no call can use, and returns the error number.

@@ -27,6 +27,9 @@ pub enum Kind {
     File,
     Directory,
     Symlink(String),
+    /// Major and minor number.
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
     Other,
 }
 
@@ -229,6 +232,14 @@ pub fn apply(files: &mut BTreeMap<String, Entry>, tar: &[u8]) -> Vec<String> {
                 let target = files[link.as_deref().expect("target")].clone();
                 files.insert(path, target);
                 continue;
+            }
+            tar::EntryType::Char | tar::EntryType::Block => {
+                let number = |n: std::io::Result<Option<u32>>| n.expect("number").expect("number");
+                let (major, minor) = (number(header.device_major()), number(header.device_minor()));
+                match header.entry_type() {
+                    tar::EntryType::Char => Kind::CharDevice(major, minor),
+                    _ => Kind::BlockDevice(major, minor),
+                }
             }
             _ => Kind::Other,
         };

@@ -50,6 +50,7 @@ mod mounts;
 mod network;
 mod oci_schema;
 mod outputs;
+mod owners;
 mod pictures;
 mod platforms;
 mod policies;

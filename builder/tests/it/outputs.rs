@@ -522,6 +522,20 @@ fn load_hands_an_archive_to_the_engine_that_answers() {
     script("podman", "echo disk on fire >&2; exit 1");
     Ended::of(project.build_command(["--load"]).env("PATH", &path))
         .fails(1, &["no daemon here", "disk on fire"]);
+    // A context is docker's alone.
+    script("podman", "touch asked");
+    let far = ["-otype=docker,context=far"];
+    Ended::of(project.build_command(far).env("PATH", &path)).fails(1, &["no daemon here"]);
+    assert!(!project.path("asked").exists());
+    let got = project.path("far.tar");
+    script(
+        "docker",
+        &format!("[ \"$1 $2 $3 $4\" = '--context far load -i' ] && cp \"$5\" {}", got.display()),
+    );
+    Ended::of(project.build_command(far).env("PATH", &path)).ok();
+    assert!(layout_of_archive(&got).contains_key("manifest.json"));
+    let both = ["-otype=docker,context=far,dest=x.tar"];
+    Ended::of(project.build_command(both).env("PATH", &path)).fails(2, &["context=NAME", "dest=FILE"]);
 }
 
 #[test]

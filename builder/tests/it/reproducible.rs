@@ -150,7 +150,7 @@ fn users_do_not_matter() {
 }
 
 /// The archive as another account builds it on one processor, from a copy of its own; why not otherwise.
-fn bytes_of_another_user(project: &Project) -> Result<Vec<u8>, &'static str> {
+pub fn bytes_of_another_user(project: &Project) -> Result<Vec<u8>, &'static str> {
     let accounts = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
     let user = accounts.lines().filter_map(|line| line.split(':').next()).find(|name| *name != "root");
     let (Some(user), true) = (user, crate::project::is_root()) else {

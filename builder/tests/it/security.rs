@@ -215,6 +215,10 @@ fn a_command_changes_nothing_of_the_machine() {
     let refused = ["EPERM", "EACCES", "EROFS", "ENOENT", "ENOSYS", "ENXIO", "empty"];
     let mut allowed = Vec::new();
     for (name, values) in facts {
+        // kiln answers these for an ordinary user's commands, with an empty file: see `owners`.
+        if !is_root() && name.starts_with("call-mknod-") && values[0] == "done" {
+            continue;
+        }
         let tried = ["call-", "write/", "read/", "chmod-"].iter().any(|prefix| name.starts_with(prefix));
         if tried && !refused.contains(&values[0].as_str()) {
             allowed.push(format!("{name}: {}", values[0]));

@@ -294,7 +294,7 @@ impl Frame<'_> {
             Finish::Everything(metadata, attributes) => {
                 set_metadata(self.target.as_fd(), metadata, attributes)
             }
-            Finish::Times(times) => fs::futimens(&self.target, times),
+            Finish::Times(times) => fs::futimens(&self.target, times).map_err(io::Error::from),
             Finish::Nothing => Ok(()),
         };
         if let Err(error) = done {

@@ -5,14 +5,15 @@
 //! - symlinks on the way are followed inside the root, dangling ones too: their targets are made.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, FileType, Gid, Mode as FileMode, OFlags, Uid};
+use rustix::fs::{self, FileType, Mode as FileMode, OFlags};
 
 use super::error::{CopyError, shown};
 use super::tree::clean;
 use crate::plan::graph::MkdirSpec;
 use crate::snapshot::accounts::{OwnerError, resolve_chown};
+use crate::sys::override_stat;
 use crate::sys::rootdir::{Last, RootDir};
 
 /// Mode of directories that nobody gave a mode.
@@ -52,7 +53,7 @@ pub(super) fn set_up(fd: BorrowedFd<'_>, mode: u32, (uid, gid): (u32, u32)) -> i
     // The handle is O_PATH, which cannot be changed.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = fs::openat(fd, ".", flags, FileMode::empty())?;
-    fs::fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    override_stat::set_owner(directory.as_fd(), &fs::fstat(&directory)?, uid, gid)?;
     fs::fchmod(&directory, FileMode::from_raw_mode(mode))?;
     Ok(())
 }

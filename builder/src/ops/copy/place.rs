@@ -13,9 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc;
 
-use rustix::fs::{
-    self, AtFlags, FileType, Gid, Mode as FileMode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{self, AtFlags, FileType, Mode as FileMode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -24,6 +22,7 @@ use crate::base::digest::Digest;
 use crate::context::fingerprint::{Attributes, attributes};
 use crate::sys::copy_file::{Copied, copy_file};
 use crate::sys::error::FsError;
+use crate::sys::override_stat;
 
 /// Files from this size on are hashed on a thread of their own.
 const HASH_BESIDE_FROM_BYTES: u64 = 4 * 1024 * 1024;
@@ -131,17 +130,28 @@ impl Place<'_> {
         let device =
             if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) { stat.st_rdev } else { 0 };
         let mode = FileMode::from_raw_mode(0o600);
-        fs::mknodat(self.directory, self.os_name(), kind, mode, device)
-            .map_err(|e| self.fail("create special file", e))?;
+        match fs::mknodat(self.directory, self.os_name(), kind, mode, device) {
+            Ok(()) => {}
+            // In a user namespace no devices can be made (mknod(2)).
+            Err(Errno::PERM) if device != 0 => {
+                let file = self.create_file()?;
+                override_stat::record_device(file.as_fd(), kind, device)
+                    .map_err(|e| self.fail("record the device", e))?;
+            }
+            Err(e) => return Err(self.fail("create special file", e)),
+        }
         self.set_own_metadata(metadata)
     }
 
     /// Sets the metadata of something that cannot be opened.
     fn set_own_metadata(&self, metadata: &Metadata) -> Result<(), CopyError> {
         let own = AtFlags::SYMLINK_NOFOLLOW;
-        let (uid, gid) = ids(metadata.owner);
-        fs::chownat(self.directory, self.os_name(), uid, gid, own).map_err(|e| self.fail("chown", e))?;
-        let stat = fs::statat(self.directory, self.os_name(), own).map_err(|e| self.fail("stat", e))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(self.directory, self.os_name(), flags, FileMode::empty())
+            .map_err(|e| self.fail("open", e))?;
+        let stat = fs::fstat(&fd).map_err(|e| self.fail("stat", e))?;
+        let (uid, gid) = metadata.owner;
+        override_stat::set_owner(fd.as_fd(), &stat, uid, gid).map_err(|e| self.fail("chown", e))?;
         if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
             let mode = FileMode::from_raw_mode(metadata.mode);
             fs::chmodat(self.directory, self.os_name(), mode, AtFlags::empty())
@@ -207,9 +217,9 @@ pub(super) fn set_metadata(
     fd: BorrowedFd<'_>,
     metadata: &Metadata,
     attributes: &Attributes,
-) -> Result<(), Errno> {
-    let (uid, gid) = ids(metadata.owner);
-    fs::fchown(fd, uid, gid)?;
+) -> io::Result<()> {
+    let (uid, gid) = metadata.owner;
+    override_stat::set_owner(fd, &fs::fstat(fd)?, uid, gid)?;
     fs::fchmod(fd, FileMode::from_raw_mode(metadata.mode))?;
     if let Some(times) = &metadata.times {
         fs::futimens(fd, times)?;
@@ -219,8 +229,4 @@ pub(super) fn set_metadata(
         let _ = fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
     }
     Ok(())
-}
-
-fn ids((uid, gid): (u32, u32)) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }

@@ -173,7 +173,7 @@ fn find_matches(
     for name in names_in(directory, &here)? {
         let relative = join(below, &name);
         let full = join(base, &relative);
-        let Some(stat) = stat_in(directory, &name, &full)? else { continue };
+        let Some(stat) = stat_in(tree, directory, &name, &full)? else { continue };
         let hidden = tree.hides(&full);
         if hidden && !(is_directory(&stat) && tree.may_show_below(&full)) {
             continue;
@@ -276,6 +276,11 @@ impl Walk<'_> {
         }
         let last = self.tree.root.entry(&join(base, &wanted), Last::Keep, None).map_err(|_| missing())?;
         let stat = last.stat().map_err(|e| FsError::image("stat", &last.real, e))?.ok_or_else(missing)?;
+        let name = if last.name.is_empty() { b"." } else { last.name.as_slice() };
+        let stat = self
+            .tree
+            .counted(last.dir.as_fd(), name, stat)
+            .map_err(|e| FsError::image("read attributes of", &last.real, e))?;
         let hidden = self.tree.hides(&last.real);
         let excluded = self.excludes(&wanted);
         if !is_directory(&stat) {

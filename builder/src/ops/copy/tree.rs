@@ -4,7 +4,10 @@
 //! - what the filter hides does not exist: not by name, not through a symlink, not in a directory;
 //! - files of a local context belong to 0:0 (semantics fact 21).
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 
 use kiln_grammar::suggest;
 use rustix::fs::{FileType, Stat};
@@ -12,6 +15,7 @@ use rustix::fs::{FileType, Stat};
 use super::error::{CopyError, shown};
 use crate::context::local::{LocalContext, PathFilter};
 use crate::sys::error::FsError;
+use crate::sys::override_stat;
 use crate::sys::rootdir::{Entry, Last, RootDir, sorted_names};
 
 /// Most names of a directory that are compared with one that is missing.
@@ -49,6 +53,14 @@ impl<'a> SourceTree<'a> {
         if self.local { (0, 0) } else { (stat.st_uid, stat.st_gid) }
     }
 
+    /// What something counts as where it stands for what could not be made; `name` is in `directory`.
+    pub(super) fn counted(&self, directory: BorrowedFd<'_>, name: &[u8], stat: Stat) -> io::Result<Stat> {
+        if self.local {
+            return Ok(stat);
+        }
+        override_stat::effective_at(directory, OsStr::from_bytes(name), stat)
+    }
+
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         !path.is_empty() && self.filter.is_some_and(|filter| filter.hides(path))
     }
@@ -69,6 +81,10 @@ impl<'a> SourceTree<'a> {
         };
         let stat = entry.stat().map_err(|e| FsError::image("stat", path, e))?;
         let Some(stat) = stat else { return Ok(None) };
+        let name = if entry.name.is_empty() { b"." } else { entry.name.as_slice() };
+        let stat = self
+            .counted(entry.dir.as_fd(), name, stat)
+            .map_err(|e| FsError::image("read attributes of", path, e))?;
         let is_directory = FileType::from_raw_mode(stat.st_mode).is_dir();
         if hidden_link || self.hides(&entry.real) && !(is_directory && self.may_show_below(&entry.real)) {
             return Ok(None);

@@ -183,7 +183,7 @@ impl Walk<'_> {
         let mut tasks = Vec::new();
         for name in names_in(directory, buffer, &task.source)? {
             let (path, full) = (join(&task.below, &name), join(&task.source, &name));
-            let Some(stat) = stat_in(directory, &name, &full)? else { continue };
+            let Some(stat) = stat_in(self.tree, directory, &name, &full)? else { continue };
             let hidden = self.tree.hides(&full);
             let excluded = self.excludes(&path);
             let included = self.include.is_none_or(|(include, _)| include.verdict_bytes(&path).ignored);
@@ -327,12 +327,16 @@ pub(super) fn entry_in(
 
 /// Metadata of a name; `None` when it vanished meanwhile.
 pub(super) fn stat_in(
+    tree: &SourceTree<'_>,
     directory: BorrowedFd<'_>,
     name: &[u8],
     path: &[u8],
 ) -> Result<Option<Stat>, CopyError> {
     match fs::statat(directory, std::ffi::OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
+        Ok(stat) => tree
+            .counted(directory, name, stat)
+            .map(Some)
+            .map_err(|e| FsError::image("read attributes of", path, e).into()),
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(FsError::image("stat", path, e).into()),
     }

@@ -83,7 +83,6 @@ impl Imports<'_> {
             fetcher: self.setup.fetcher,
             events: &self.setup.events,
             cancel: &self.setup.cancel,
-            ownership: self.setup.ownership,
             step: self.setup.step,
         }
     }

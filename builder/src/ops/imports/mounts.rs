@@ -68,7 +68,7 @@ impl Imports<'_> {
             decompressor(BufReader::with_capacity(256 * 1024, File::open(incoming.path())?))
         };
         let plain = open().map_err(OpError::io("read the cache mount"))?;
-        let imported = mounts::import(store, id, plain, Existing::Keep, self.setup.ownership);
+        let imported = mounts::import(store, id, plain, Existing::Keep);
         for warning in imported.map_err(Box::new)?.map(|unpacked| unpacked.warnings.kept).unwrap_or_default()
         {
             self.setup.events.warn(warning.to_string());

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::lower::{Found, Lower};
-use super::{Applied, ApplyError, ApplyOptions, Maker, outside};
+use super::{Applied, ApplyError, Maker, Ownership, outside};
 use crate::base::limits::MAX_SYMLINKS;
 use crate::layer::tar::{Device, Entry, Kind, Reader};
 use crate::layer::whiteout::{Meaning, meaning};
@@ -54,16 +54,11 @@ enum Missing {
     MakeIfLower,
 }
 
-pub(super) fn apply(
-    reader: impl Read,
-    dir: &RootDir,
-    parents: &[RootDir],
-    options: &ApplyOptions,
-) -> Result<Applied, ApplyError> {
+pub(super) fn apply(reader: impl Read, dir: &RootDir, parents: &[RootDir]) -> Result<Applied, ApplyError> {
     let mut layer = Layer {
         root: dir,
         lower: Lower(parents),
-        maker: Maker::new(options.ownership),
+        maker: Maker::new(Ownership::Recorded),
         opaque: BTreeSet::new(),
         times: BTreeMap::new(),
         implied: BTreeSet::new(),
@@ -403,7 +398,8 @@ impl Layer<'_> {
     fn copy_up(&mut self, place: Place<'_>, found: &Found) -> Result<(), ApplyError> {
         let source = found.place(place.path);
         let metadata = of_node(source, &found.stat)?;
-        let kind = match file_type(&found.stat) {
+        let stat = source.counted(&found.stat)?;
+        let kind = match file_type(&stat) {
             FileType::RegularFile => {
                 let mut copy = place.make_file()?;
                 std::io::copy(&mut source.open_file()?, &mut copy).map_err(|e| place.fail("copy", e))?;
@@ -417,9 +413,9 @@ impl Layer<'_> {
             FileType::BlockDevice => Kind::BlockDevice,
             _ => Kind::Fifo,
         };
-        let number = found.stat.st_rdev;
+        let number = stat.st_rdev;
         let device = Device { major: rustix::fs::major(number), minor: rustix::fs::minor(number) };
-        if place.make_special(kind, device, &mut self.maker.warnings)? {
+        if place.make_special(kind, device, self.maker.ownership, &mut self.maker.warnings)? {
             self.maker.set(place, &metadata)?;
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::sys::rootdir::{Last, RootDir};
 pub struct UnpackOptions {
     /// Owner of everything, in place of what the archive says; also of directories that are made.
     pub chown: Option<(u32, u32)>,
-    /// Whether owners that are not mapped are an error.
+    /// What becomes of owners that are not mapped.
     pub ownership: Ownership,
     /// What an entry `./` means.
     pub top: Top,

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Mode, Timespec, Timestamps};
 
 use super::*;
 use crate::layer::tar::{Kind, Reader};
-use crate::snapshot::apply::{ApplyOptions, apply_layer};
+use crate::snapshot::apply::apply_layer;
 use crate::snapshot::testing::*;
 use crate::snapshot::warning::Warning;
 
@@ -341,7 +341,7 @@ fn assert_round_trip(pair: &Pair) -> bool {
     let applied = pair.temp.path().join("applied");
     std::fs::create_dir(&applied).unwrap();
     let parents = [RootDir::open(&pair.lower).unwrap()];
-    apply_layer(&bytes[..], &RootDir::open(&applied).unwrap(), &parents, &ApplyOptions::default()).unwrap();
+    apply_layer(&bytes[..], &RootDir::open(&applied).unwrap(), &parents).unwrap();
     let at = pair.temp.path().join("merged");
     let Some(before) = Merged::mount(&at, &[&pair.upper, &pair.lower]) else { return false };
     let expected = listing(&before.path);

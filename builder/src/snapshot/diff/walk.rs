@@ -19,6 +19,7 @@ use crate::snapshot::node::{Place, carried_xattrs, file_type, is_opaque, is_whit
 use crate::snapshot::warning::{Warning, Warnings, display};
 use crate::snapshot::written::Written;
 use crate::sys::error::FsError;
+use crate::sys::override_stat;
 use crate::sys::rootdir::{RootDir, sorted_names};
 use crate::sys::xattr;
 
@@ -153,6 +154,7 @@ impl Walker<'_, '_> {
             return if lower.is_some() { self.gone(name) } else { Ok(()) };
         }
         let fd = place.open(OFlags::PATH)?;
+        let stat = override_stat::effective(fd.as_fd(), stat).map_err(|e| attribute_error(&place, e))?;
         let entry = entry(place, fd.as_fd(), &stat, &path)?;
         if kind.is_dir() {
             let opaque = frame.opaque || is_opaque(fd.as_fd()).map_err(|e| attribute_error(&place, e))?;
@@ -306,6 +308,7 @@ fn same_metadata(
     fd: BorrowedFd<'_>,
     stat: &Stat,
 ) -> Result<bool, DiffError> {
+    let stat = &override_stat::effective(fd, *stat).map_err(|e| attribute_error(below, e))?;
     Ok(entry.mode == stat.st_mode & 0o7777
         && (entry.uid, entry.gid) == (stat.st_uid, stat.st_gid)
         && entry.xattrs == carried_xattrs(fd, stat).map_err(|e| attribute_error(below, e))?)
@@ -321,6 +324,7 @@ fn same_file(
 ) -> Result<bool, DiffError> {
     let kind = file_type(stat);
     let is_device = kind.is_char_device() || kind.is_block_device();
+    let lower = &below.counted(lower)?;
     if kind != file_type(lower)
         || stat.st_size != lower.st_size
         || mtime(stat) != mtime(lower)
