@@ -60,6 +60,7 @@ pub(super) fn write_all(
         options: &request.plan,
         file_name: &request.file_name,
         text: &request.text,
+        remote: request.remote_context.as_ref(),
         found,
         id: request.recorder.as_ref().map(Recorder::id),
         started,
