@@ -16,6 +16,7 @@ use crate::context::git::GitEnvironment;
 use crate::context::local::LocalContext;
 use crate::export::assemble::BuiltIndex;
 use crate::export::attest::options::{Attestations, Mode};
+use crate::export::attest::provenance::RemoteContext;
 use crate::export::merge::MergePolicy;
 use crate::export::spec::OutputSpec;
 use crate::image::platform::Platform;
@@ -69,6 +70,8 @@ pub struct Request {
     pub merge: MergePolicy,
     /// What is said of the image beside it.
     pub attestations: Attestations,
+    /// The archive that the main context was unpacked from.
+    pub remote_context: Option<RemoteContext>,
     /// Whether the report says how the image was made.
     pub reports_provenance: Option<Mode>,
     /// Remote caches to take results from, in this order.

@@ -333,6 +333,7 @@ fn request(
         engine_variables: Vec::new(),
         merge: merge(args),
         attestations: attestations(args)?,
+        remote_context: inputs.remote,
         reports_provenance: args.metadata_file.as_ref().and_then(|_| super::metadata::provenance_mode()),
         rewrite_timestamps: args.rewrite_timestamp.unwrap_or(true),
         cache_from: args.cache_from.iter().filter_map(CacheSpec::source).collect(),
@@ -351,7 +352,8 @@ fn request(
 
 pub(super) fn pull(flag: Option<Pull>) -> PullPolicy {
     match flag {
-        Some(Pull::Always | Pull::Newer) => PullPolicy::Always,
+        Some(Pull::Always) => PullPolicy::Always,
+        Some(Pull::Newer) => PullPolicy::Newer,
         Some(Pull::Never) => PullPolicy::Never,
         Some(Pull::Missing) | None => PullPolicy::Missing,
     }

@@ -9,9 +9,10 @@ use super::args::source::{ContextSource, FileSource, NamedContext};
 use crate::base::cancel::CancelToken;
 use crate::base::limits::MAX_BUILDFILE_BYTES;
 use crate::context::git::{self, GitEnvironment, GitRef};
-use crate::context::http::{self, FetchOptions};
+use crate::context::http::{self, FetchOptions, FetchOutcome};
 use crate::context::layout;
 use crate::context::local::{Ignore, LocalContext};
+use crate::export::attest::provenance::RemoteContext;
 use crate::layer::blob::VerifiedReader;
 use crate::layer::compress;
 use crate::net::Net;
@@ -32,6 +33,8 @@ pub(super) struct Inputs {
     pub file_name: String,
     pub text: String,
     pub main: ContextKind,
+    /// The archive that a local main context was unpacked from.
+    pub remote: Option<RemoteContext>,
     pub kinds: BTreeMap<String, ContextKind>,
     pub directories: BTreeMap<String, LocalContext>,
     /// Directories that live as long as the build.
@@ -300,18 +303,25 @@ impl Finder<'_> {
     }
 
     /// Fetches what the source policies allow, and checks it when they say what it is.
-    fn download(&self, url: &str, path: &Path) -> Result<(), Failure> {
+    /// Gives what was downloaded, since a policy may have it come from elsewhere.
+    fn download(&self, url: &str, path: &Path) -> Result<RemoteContext, Failure> {
         let io = |e: io::Error| Failure::from_error(Kind::User, &e);
         let (url, checksum) = policy::download(self.policies, url)
             .map_err(|refused| Failure::from_error(Kind::User, &refused))?;
         let mut out = File::create(path).map_err(io)?;
         let options = FetchOptions { cancel: self.cancel.clone(), ..FetchOptions::default() };
-        http::fetch(self.net, &url, &options, &mut out)
+        let outcome = http::fetch(self.net, &url, &options, &mut out)
             .map_err(|e| Failure::from_error(Kind::Network, &e))?;
-        let Some(wanted) = checksum else { return Ok(()) };
+        let FetchOutcome::Fetched(fetched) = outcome else {
+            // Nobody asked whether it had changed.
+            return Err(user(format!("`{}` answered without a body", without_credentials(&url))));
+        };
+        let remote = RemoteContext { uri: without_credentials(&url), digest: fetched.digest };
+        let Some(wanted) = checksum else { return Ok(remote) };
         let body = File::open(path).map_err(io)?;
         let mut verified = VerifiedReader::new(body, wanted, None);
-        std::io::copy(&mut verified, &mut std::io::sink()).map(drop).map_err(|e| Failure {
+        let read = std::io::copy(&mut verified, &mut std::io::sink());
+        read.map(|_| remote).map_err(|e| Failure {
             causes: vec![e.to_string()],
             ..user(format!("`{}` is not what the source policy says", without_credentials(&url)))
         })
@@ -348,9 +358,9 @@ impl Finder<'_> {
     ) -> Result<Inputs, Failure> {
         let dir = self.store.temporary().map_err(|e| super::failure::of_store(&e))?;
         let path = dir.path().join("body");
-        self.download(url, &path)?;
+        let remote = self.download(url, &path)?;
         let body = File::open(&path).map_err(|e| Failure::from_error(Kind::User, &e))?;
-        self.stream(body, url, file, temporary)
+        Ok(Inputs { remote: Some(remote), ..self.stream(body, url, file, temporary)? })
     }
 }
 
@@ -360,7 +370,15 @@ fn inputs(
     main: ContextKind,
     directories: BTreeMap<String, LocalContext>,
 ) -> Inputs {
-    Inputs { file_name, text, main, kinds: BTreeMap::new(), directories, _temporary: Vec::new() }
+    Inputs {
+        file_name,
+        text,
+        main,
+        remote: None,
+        kinds: BTreeMap::new(),
+        directories,
+        _temporary: Vec::new(),
+    }
 }
 
 fn open_directory(path: &Path) -> Result<(), Failure> {

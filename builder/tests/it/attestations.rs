@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::base::digest;
+use crate::base::{Member, digest, tar};
 use crate::image::{Layout, json_of, layout_of_archive};
 use crate::project::{Ended, Project};
 use crate::registry::Registry;
+use crate::server::{Response, Server};
 
 const V1: &str = "https://slsa.dev/provenance/v1";
 
@@ -394,6 +395,28 @@ fn secrets_are_told_by_their_ids() {
     for word in ["hush-hush", here.trim_end_matches('/')] {
         assert!(!text.contains(word), "{word}: {text}");
     }
+}
+
+#[test]
+fn a_context_from_the_network_is_the_source() {
+    let archive =
+        tar(&[Member::File("Buildfile", 0o644, b"FROM scratch\nCOPY f /\n"), Member::File("f", 0o644, b"x")]);
+    let sum = digest(&archive).trim_start_matches("sha256:").to_owned();
+    let server = Server::start(move |_| Response::new(200, archive.clone()));
+    let project = Project::new();
+    let url = format!("http://me:hush@{}/c.tar", server.address);
+    project.run(&["build", "--provenance", "-t", "remote:1", &url]).ok();
+    let said = parsed(project.run(&["inspect", "--provenance", "remote:1"]).ok().stdout.as_bytes());
+    let definition = &said["predicate"]["buildDefinition"];
+    let source = json!({ "uri": format!("http://{}/c.tar", server.address), "digest": { "sha256": sum } });
+    assert_eq!(definition["resolvedDependencies"], json!([source]));
+    let stated = &definition["externalParameters"]["configSource"];
+    assert_eq!([&stated["uri"], &stated["digest"]], [&source["uri"], &source["digest"]]);
+    assert_eq!(
+        said["predicate"]["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"],
+        true
+    );
+    assert!(!said.to_string().contains("hush"), "{said}");
 }
 
 #[test]

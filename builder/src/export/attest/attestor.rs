@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::options::{Attestations, Mode, ProvenanceOptions};
-use super::provenance::{self, Found, Invocation};
+use super::provenance::{self, Found, Invocation, RemoteContext};
 use super::sbom::{self, About};
 use super::statement::{Statement, Subject, image_subjects};
 use super::walk::{self, WalkError};
@@ -32,6 +32,8 @@ pub struct Attestor<'a> {
     pub file_name: &'a str,
     /// Its text.
     pub text: &'a str,
+    /// The archive that the main context was unpacked from.
+    pub remote: Option<&'a RemoteContext>,
     /// What was found outside.
     pub found: &'a Found,
     /// Number of the build.
@@ -152,6 +154,7 @@ impl Attestor<'_> {
             options: self.options,
             file_name: self.file_name,
             text: self.text,
+            remote: self.remote,
             found: self.found,
             id: self.id.clone().filter(|_| epoch.is_none()),
             started: epoch.unwrap_or(self.started),

@@ -51,6 +51,15 @@ pub struct Found {
     pub downloads: BTreeMap<VertexId, Digest>,
 }
 
+/// A downloaded archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteContext {
+    /// Where it came from, without credentials.
+    pub uri: String,
+    /// What came.
+    pub digest: Digest,
+}
+
 /// A build, as far as a provenance tells of it.
 #[derive(Debug)]
 pub struct Invocation<'a> {
@@ -62,6 +71,8 @@ pub struct Invocation<'a> {
     pub file_name: &'a str,
     /// Its text.
     pub text: &'a str,
+    /// The archive that the main context was unpacked from.
+    pub remote: Option<&'a RemoteContext>,
     /// What was found outside.
     pub found: &'a Found,
     /// Number of the build; `None` when it must not matter.
@@ -133,7 +144,7 @@ impl Account<'_> {
             internal.insert("buildConfig".to_owned(), json!({ "steps": self.steps() }));
             extra.insert("source".to_owned(), self.source());
         }
-        let locals = self.vertices().any(|(_, vertex)| matches!(vertex.op, Op::Local(_)));
+        let locals = self.locals().next().is_some();
         let mut metadata = json!({
             "startedOn": timestamp(*started),
             "finishedOn": timestamp(*finished),
@@ -166,6 +177,16 @@ impl Account<'_> {
         })
     }
 
+    /// Directories of this machine.
+    fn locals(&self) -> impl Iterator<Item = &str> {
+        let is_here = |name: &&str| !name.is_empty() || self.invocation.remote.is_none();
+        let all = self.vertices().filter_map(|(_, vertex)| match &vertex.op {
+            Op::Local(local) => Some(local.context.as_str()),
+            _ => None,
+        });
+        all.filter(is_here)
+    }
+
     fn uses_network(&self) -> bool {
         self.vertices()
             .any(|(_, vertex)| matches!(&vertex.op, Op::Run(run) if run.network != NetworkMode::None))
@@ -177,6 +198,10 @@ impl Account<'_> {
         let name =
             Path::new(file_name).file_name().map_or((*file_name).into(), |name| name.to_string_lossy());
         let mut source = Map::from_iter([("path".to_owned(), json!(name))]);
+        if let Some(RemoteContext { uri, digest }) = self.invocation.remote {
+            source.insert("uri".to_owned(), json!(uri));
+            source.insert("digest".to_owned(), json!({ "sha256": digest.hex() }));
+        }
         match &options.main_context {
             ContextKind::Git(reference) => {
                 source.insert("uri".to_owned(), json!(without_credentials(reference)));
@@ -231,13 +256,11 @@ impl Account<'_> {
         if !args.is_empty() {
             request.insert("args".to_owned(), json!(args));
         }
-        let mut locals: BTreeSet<&str> = BTreeSet::new();
-        for (_, vertex) in self.vertices() {
-            if let Op::Local(local) = &vertex.op {
-                locals.insert(if local.context.is_empty() { "context" } else { &local.context });
-            }
-        }
-        if !matches!(options.main_context, ContextKind::Git(_) | ContextKind::Http(_)) {
+        let names = self.locals().map(|name| if name.is_empty() { "context" } else { name });
+        let mut locals: BTreeSet<&str> = names.collect();
+        if self.invocation.remote.is_none()
+            && !matches!(options.main_context, ContextKind::Git(_) | ContextKind::Http(_))
+        {
             locals.insert("dockerfile");
         }
         let named = |names: BTreeSet<&str>| -> Vec<Value> {
@@ -273,6 +296,9 @@ impl Account<'_> {
     fn dependencies(&self) -> Vec<Value> {
         let found = self.invocation.found;
         let mut all: BTreeSet<(u8, String, String)> = BTreeSet::new();
+        if let Some(RemoteContext { uri, digest }) = self.invocation.remote {
+            all.insert((2, uri.clone(), json!({ "sha256": digest.hex() }).to_string()));
+        }
         for (id, vertex) in self.vertices() {
             match &vertex.op {
                 Op::Image(spec) => {

@@ -33,6 +33,15 @@ fn options() -> PlanOptions {
 }
 
 fn told(text: &str, asked: &PlanOptions, provenance: &ProvenanceOptions) -> (&'static str, Value) {
+    told_of(None, text, asked, provenance)
+}
+
+fn told_of(
+    remote: Option<&RemoteContext>,
+    text: &str,
+    asked: &PlanOptions,
+    provenance: &ProvenanceOptions,
+) -> (&'static str, Value) {
     let parsed = kiln_grammar::parse(text);
     assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
     let Plan { graph, images, .. } = crate::plan::plan(&parsed.buildfile, asked, &Images).expect("plan");
@@ -49,6 +58,7 @@ fn told(text: &str, asked: &PlanOptions, provenance: &ProvenanceOptions) -> (&'s
         options: asked,
         file_name: "/home/me/work/Buildfile",
         text,
+        remote,
         found: &found,
         id: Some("b1".to_owned()),
         started: 0,
@@ -191,6 +201,23 @@ fn a_remote_context_is_the_source() {
     let metadata = &predicate["runDetails"]["metadata"];
     assert_eq!(metadata["buildkit_hermetic"], true);
     assert_eq!(metadata["buildkit_completeness"]["resolvedDependencies"], true);
+}
+
+#[test]
+fn so_is_an_archive_that_was_unpacked() {
+    let remote =
+        RemoteContext { uri: "https://example.com/c.tgz".to_owned(), digest: Digest::of(b"archive") };
+    let min = ProvenanceOptions { mode: Mode::Min, ..ProvenanceOptions::default() };
+    let (_, predicate) = told_of(Some(&remote), "FROM scratch\nCOPY f /\n", &options(), &min);
+    let definition = &predicate["buildDefinition"];
+    let digest = json!({ "sha256": remote.digest.hex() });
+    assert_eq!(
+        definition["externalParameters"]["configSource"],
+        json!({ "uri": remote.uri, "digest": digest, "path": "Buildfile" })
+    );
+    assert_eq!(definition["resolvedDependencies"], json!([{ "uri": remote.uri, "digest": digest }]));
+    assert_eq!(definition["externalParameters"]["request"]["locals"], json!([]));
+    assert_eq!(predicate["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"], true);
 }
 
 #[test]
