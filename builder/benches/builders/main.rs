@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p kiln --bench builders -- [--only NAME,…] [--peers NAME,…|none] [--runs N] [--json FILE] [--list]
-//!                                         [--registry HOST:PORT] [--debian LAYOUT] [--scale F]
+//!                                         [--registry HOST:PORT] [--debian LAYOUT] [--scale F] [--buildfiles DIR]
 //! ```
 //!
 //! Invariants:
@@ -30,6 +30,7 @@ struct Options {
     registry: Option<String>,
     debian: Option<PathBuf>,
     scale: f64,
+    buildfiles: Option<PathBuf>,
     list: bool,
 }
 
@@ -42,6 +43,7 @@ fn options() -> Result<Options, String> {
         registry: None,
         debian: None,
         scale: 1.0,
+        buildfiles: None,
         list: false,
     };
     let mut words = std::env::args().skip(1);
@@ -58,6 +60,7 @@ fn options() -> Result<Options, String> {
             "--json" => options.json = Some(value()?.into()),
             "--debian" => options.debian = Some(value()?.into()),
             "--registry" => options.registry = Some(value()?),
+            "--buildfiles" => options.buildfiles = Some(value()?.into()),
             "--list" => options.list = true,
             other => return Err(format!("unknown option {other}")),
         }
@@ -76,14 +79,16 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let workloads: Vec<Workload> = workloads::all()
-        .into_iter()
-        .filter(|w| options.only.is_empty() || options.only.iter().any(|name| name == w.name))
-        .collect();
-    if options.list || workloads.is_empty() {
-        workloads::all().iter().for_each(|w| println!("{:<12} {}", w.name, w.shows));
+    let all = match &options.buildfiles {
+        Some(directory) => workloads::found(directory)?,
+        None => workloads::all(),
+    };
+    let wanted = |w: &Workload| options.only.is_empty() || options.only.iter().any(|name| name == w.name);
+    if options.list || !all.iter().any(wanted) {
+        all.iter().for_each(|w| println!("{:<12} {}", w.name, w.shows));
         return Ok(());
     }
+    let workloads: Vec<Workload> = all.into_iter().filter(wanted).collect();
     // Lower case only: buildah makes a name of the path of a layout.
     let prefix = format!("kiln-bench-{}", std::process::id());
     let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir().map_err(|e| e.to_string())?;

@@ -87,6 +87,9 @@ impl Phase {
     }
 }
 
+/// Makes a context.
+type Prepare = Box<dyn Fn(&Path, &Site) -> Result<(), String>>;
+
 /// A workload.
 pub struct Workload {
     pub name: &'static str,
@@ -94,7 +97,7 @@ pub struct Workload {
     pub phases: &'static [Phase],
     pub base: Base,
     pub export: Export,
-    pub prepare: fn(&Path, &Site) -> Result<(), String>,
+    pub prepare: Prepare,
     pub change: fn(&Path, usize) -> Result<(), String>,
 }
 
@@ -105,13 +108,14 @@ const COLD: &[Phase] = &[Phase::Cold];
 /// All of them.
 pub fn all() -> Vec<Workload> {
     use Base::{Busybox, Debian, Registry};
-    let of = |name, shows, phases, base, export, prepare| Workload {
+    type Made = fn(&Path, &Site) -> Result<(), String>;
+    let of = |name, shows, phases, base, export, prepare: Made| Workload {
         name,
         shows,
         phases,
         base,
         export,
-        prepare,
+        prepare: Box::new(prepare),
         change: touch,
     };
     let archive = |compression| Export::Archive { compression };
@@ -139,6 +143,42 @@ pub fn all() -> Vec<Workload> {
         of("push", "an image of 500 MB to a registry (--registry)", ONCE, Busybox, Export::Push, push),
         of("unpack", "a RUN on a base of 4 layers, 600 MB (--registry)", COLD, Registry, store, unpack),
     ]
+}
+
+/// What is in a directory of directories with a Buildfile each, for a Debian base (`ARG BASE`). A `gen.sh` in one makes the
+/// rest of its context.
+pub fn found(directory: &Path) -> Result<Vec<Workload>, String> {
+    let fail = |e: std::io::Error| format!("{}: {e}", directory.display());
+    let mut names: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory).map_err(fail)? {
+        names.push(entry.map_err(fail)?.path());
+    }
+    names.retain(|path| path.join("Buildfile").exists());
+    names.sort();
+    let workload = |source: PathBuf| Workload {
+        // A handful for the whole run.
+        name: Box::leak(
+            source.file_name().unwrap_or_default().to_string_lossy().into_owned().into_boxed_str(),
+        ),
+        shows: "a Buildfile of --buildfiles",
+        phases: ONCE,
+        base: Base::Debian,
+        export: Export::Store,
+        prepare: Box::new(move |dir, _| {
+            succeed(Command::new("cp").arg("-r").arg(source.join(".")).arg(dir))?;
+            if dir.join("gen.sh").exists() {
+                succeed(Command::new("bash").arg("gen.sh").current_dir(dir))?;
+            }
+            Ok(())
+        }),
+        change: touch,
+    };
+    Ok(names.into_iter().map(workload).collect())
+}
+
+fn succeed(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed")) }
 }
 
 /// The base image: this machine's static busybox, as an OCI layout with the tag `latest`.
