@@ -168,19 +168,17 @@ impl Writer<'_> {
             trees.push(FileTree { platform, root, beside });
         }
         let split = self.output.platform_split.unwrap_or(trees.len() > 1);
-        match (&self.output.kind, &destination, &trees[..]) {
-            (OutputKind::Local, Destination::Path(path), _) => {
-                archive::write_tree(&trees, path, split, self.output.delete)?
-            }
-            (_, _, [tree]) => archive::write_tree_tar(tree, self.file_epoch(), &destination)?,
-            _ => {
-                return Err(BuildError::Load(
-                    "a tar of the files holds one platform: choose one with --platform, or use type=local"
-                        .to_owned(),
-                ));
-            }
+        if let (OutputKind::Local, Destination::Path(path)) = (self.output.kind, &destination) {
+            return Ok(archive::write_tree(&trees, path, split, self.output.delete)?);
         }
-        Ok(())
+        if trees.len() > 1 && !split {
+            return Err(BuildError::Load(
+                "in a tar the files of several platforms need a directory each: leave out platform-split=false, or choose \
+                 one platform with --platform"
+                    .to_owned(),
+            ));
+        }
+        Ok(archive::write_tree_tar(&trees, split, self.file_epoch(), &destination)?)
     }
 
     fn names(&self) -> Vec<Reference> {

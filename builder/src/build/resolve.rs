@@ -35,7 +35,12 @@ pub enum PullPolicy {
     Missing,
     /// Never.
     Never,
+    /// Every time, and what is here is taken when it cannot be had.
+    Newer,
 }
+
+/// What the store has of a name: the image for a platform, or the one for another.
+type Here = (Option<Arc<ResolvedImage>>, Option<Arc<ResolvedImage>>);
 
 /// Finds images and brings their layers.
 pub struct Resolver<'a> {
@@ -136,6 +141,35 @@ impl<'a> Resolver<'a> {
         Ok(having.filter_map(|(name, _)| name.parse().ok()).collect())
     }
 
+    /// The image of a name as the store has it: for this platform, and else for another one.
+    fn here(&self, reference: &Reference, platform: &Platform) -> Result<Here, ResolveError> {
+        let database = self.environment.store.database();
+        let name = reference.to_string();
+        let fail = |e: StoreError| ResolveError { message: explain(&e), hint: None };
+        let mut for_another = None;
+        let own = database.images().map_err(fail)?;
+        // Damage is told: an image of this name from elsewhere may be another one.
+        if let Some(image) = own.iter().find(|image| image.name == name)
+            && let Some(found) = self
+                .in_store(&name, &image.digest, platform, &BlobLocation::Store)
+                .map_err(|damage| damage.of_image(reference))?
+        {
+            if is_for(&found.config, platform) {
+                return Ok((Some(Arc::new(found)), None));
+            }
+            // It may have been pulled for another platform; its registry may have this one.
+            for_another = Some(Arc::new(found));
+        }
+        let known = database.resolved(&name, &platform.to_string()).map_err(fail)?;
+        let location = BlobLocation::Registry(reference.clone());
+        // What is damaged of a registry's image is fetched again.
+        let found = match known.map(|digest| self.in_store(&name, &digest, platform, &location)) {
+            Some(Ok(Some(found))) => Some(Arc::new(found)),
+            _ => None,
+        };
+        Ok((found, for_another))
+    }
+
     fn in_registry(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
         let Environment { store, registry, .. } = self.environment;
         let name = reference.to_string();
@@ -230,33 +264,12 @@ impl ImageResolver for Resolver<'_> {
                 message: e.to_string(),
                 hint: None,
             })?;
-        let store = self.environment.store;
-        let name = reference.to_string();
-        let fail = |e: StoreError| ResolveError { message: explain(&e), hint: None };
         // A digest means the same bytes for ever, so only names need asking.
-        let mut for_another = None;
-        if self.pull != PullPolicy::Always || reference.digest.is_some() {
-            let own = store.database().images().map_err(fail)?;
-            // Damage is told: an image of this name from elsewhere may be another one.
-            if let Some(image) = own.iter().find(|image| image.name == name)
-                && let Some(found) = self
-                    .in_store(&name, &image.digest, &request.platform, &BlobLocation::Store)
-                    .map_err(|damage| damage.of_image(&reference))?
-            {
-                if is_for(&found.config, &request.platform) {
-                    return Ok(Arc::new(found));
-                }
-                // It may have been pulled for another platform; its registry may have this one.
-                for_another = Some(Arc::new(found));
-            }
-            let known = store.database().resolved(&name, &request.platform.to_string()).map_err(fail)?;
-            let location = BlobLocation::Registry(reference.clone());
-            if let Some(digest) = known
-                // What is damaged of a registry's image is fetched again.
-                && let Ok(Some(found)) = self.in_store(&name, &digest, &request.platform, &location)
-            {
-                return Ok(Arc::new(found));
-            }
+        let asks = matches!(self.pull, PullPolicy::Always | PullPolicy::Newer) && reference.digest.is_none();
+        let (found, for_another) =
+            if asks { (None, None) } else { self.here(&reference, &request.platform)? };
+        if let Some(found) = found {
+            return Ok(found);
         }
         if let (PullPolicy::Never, Some(found)) = (self.pull, &for_another) {
             return Ok(found.clone());
@@ -273,8 +286,16 @@ impl ImageResolver for Resolver<'_> {
         self.events.send(Event::LookingUp { image: Some(reference.familiar()) });
         let resolved = self.in_registry(&reference, &request.platform).map(Arc::new);
         self.events.send(Event::LookingUp { image: None });
-        // The plan has a finding about platforms that do not fit.
-        resolved.or_else(|error| for_another.ok_or(error))
+        resolved.or_else(|error| {
+            if asks && self.pull == PullPolicy::Newer && !self.cancel.is_cancelled() {
+                let (found, for_another) = self.here(&reference, &request.platform)?;
+                let found = found.or(for_another).ok_or_else(|| error.clone())?;
+                self.events.warn(format!("the image of the store is taken: {}", error.message));
+                return Ok(found);
+            }
+            // The plan has a finding about platforms that do not fit.
+            for_another.ok_or(error)
+        })
     }
 }
 

@@ -352,7 +352,8 @@ fn request(
 
 pub(super) fn pull(flag: Option<Pull>) -> PullPolicy {
     match flag {
-        Some(Pull::Always | Pull::Newer) => PullPolicy::Always,
+        Some(Pull::Always) => PullPolicy::Always,
+        Some(Pull::Newer) => PullPolicy::Newer,
         Some(Pull::Never) => PullPolicy::Never,
         Some(Pull::Missing) | None => PullPolicy::Missing,
     }

@@ -18,8 +18,8 @@ use crate::base::digest::Digest;
 use crate::image::manifest::{Descriptor, Index, Manifest, to_bytes};
 use crate::image::reference::Reference;
 use crate::layer::blob::VerifiedReader;
-use crate::snapshot::diff::{DiffError, LayerOptions};
-use crate::snapshot::tree;
+use crate::snapshot::diff::DiffError;
+use crate::snapshot::tree::{self, TarPart};
 use crate::store::{Store, StoreError};
 use crate::sys::rootdir::RootDir;
 
@@ -403,16 +403,25 @@ pub struct FileTree {
     pub beside: Vec<(String, Vec<u8>)>,
 }
 
-/// Writes a root file system as a tar (`type=tar`).
+/// Writes root file systems as a tar (`type=tar`), each in the directory of its platform when they are `split`, as they
+/// have to be when there are several.
 pub fn write_tree_tar(
-    tree: &FileTree,
+    trees: &[FileTree],
+    split: bool,
     epoch: Option<i64>,
     destination: &Destination,
 ) -> Result<(), OutputFailure> {
     let (target, mut writer) = Target::open(destination)?;
     let path = target.path();
-    let options = LayerOptions { epoch, observer: None };
-    tree::write_tree_tar(&tree.root, options, &tree.beside, &mut writer)
+    let parts: Vec<TarPart<'_>> = trees
+        .iter()
+        .map(|FileTree { platform, root, beside }| TarPart {
+            directory: if split { platform } else { "" },
+            root,
+            beside,
+        })
+        .collect();
+    tree::write_tree_tar(&parts, epoch, &mut writer)
         .map_err(|source| OutputFailure::Tree { path, source })?;
     target.finish(writer)
 }

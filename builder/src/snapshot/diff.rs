@@ -173,7 +173,7 @@ pub(super) fn write(
 }
 
 /// The same without the end of the archive.
-pub(super) fn write_into(
+fn write_into(
     upper: &RootDir,
     lower_view: Option<&RootDir>,
     how: (Names, Scope),

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use super::diff::{Change, DiffError, LayerOptions, LayerStats, Names, Scope, walk, write_into};
+use super::diff::{Change, DiffError, Names, Scope, walk};
 use super::node::{Metadata, Ownership, Place, file_type};
 use super::warning::Warnings;
 use super::written::Written;
@@ -19,24 +19,60 @@ use crate::layer::tar::{Entry, Kind, Writer};
 use crate::sys::error::FsError;
 use crate::sys::rootdir::{Last, RootDir};
 
-/// Writes everything below `root`, a merged root file system, as a tar: sorted, hard links kept, times in whole
-/// seconds and not later than the epoch of `options`. Files of `beside`, by name, come last.
+/// A tree of a tar.
+pub struct TarPart<'a> {
+    /// The directory of the tar that it is put into; none when empty.
+    pub directory: &'a str,
+    /// A merged root file system.
+    pub root: &'a RootDir,
+    /// Files that come last, by name.
+    pub beside: &'a [(String, Vec<u8>)],
+}
+
+/// Writes everything below the roots of `parts` as a tar: sorted, hard links kept, times in whole seconds and not later
+/// than `epoch`. Returns the number of entries that are no files beside a tree.
 pub fn write_tree_tar(
-    root: &RootDir,
-    options: LayerOptions<'_>,
-    beside: &[(String, Vec<u8>)],
+    parts: &[TarPart<'_>],
+    epoch: Option<i64>,
     out: &mut dyn Write,
-) -> Result<LayerStats, DiffError> {
+) -> Result<u64, DiffError> {
     let mut writer = Writer::new(out);
-    let mtime_seconds = options.epoch.unwrap_or(0);
-    let stats = write_into(root, None, (Names::Plain, Scope::Upper), options, &mut writer)?;
-    for (name, bytes) in beside {
-        let size = bytes.len() as u64;
-        let entry = Entry { mtime_seconds, size, ..Entry::new(name.as_bytes(), Kind::File) };
-        writer.append(&entry, &mut &bytes[..])?;
+    let mtime_seconds = epoch.unwrap_or(0);
+    let mut entries = 0;
+    for TarPart { directory, root, beside } in parts {
+        if !directory.is_empty() {
+            entries += 1;
+            let entry = Entry { mtime_seconds, ..Entry::new(directory.as_bytes(), Kind::Directory) };
+            writer.append_empty(&entry)?;
+        }
+        let within = |name: &[u8]| match directory.is_empty() {
+            true => name.to_vec(),
+            false => [directory.as_bytes(), b"/", name].concat(),
+        };
+        walk(root, None, (Names::Plain, Scope::Upper), &Written::default(), &mut |change| {
+            let Change { mut entry, data, .. } = change;
+            entries += 1;
+            entry.mtime_nanoseconds = 0;
+            entry.mtime_seconds = epoch.map_or(entry.mtime_seconds, |epoch| entry.mtime_seconds.min(epoch));
+            entry.path = within(&entry.path);
+            // Targets of symlinks are texts, those of hard links names of the tar.
+            if entry.kind == Kind::HardLink {
+                entry.link = within(&entry.link);
+            }
+            match data {
+                Some(file) => writer.append(&entry, file)?,
+                None => writer.append_empty(&entry)?,
+            }
+            Ok(())
+        })?;
+        for (name, bytes) in *beside {
+            let size = bytes.len() as u64;
+            let entry = Entry { mtime_seconds, size, ..Entry::new(within(name.as_bytes()), Kind::File) };
+            writer.append(&entry, &mut &bytes[..])?;
+        }
     }
     writer.finish()?;
-    Ok(stats)
+    Ok(entries)
 }
 
 /// To whom copied files belong.

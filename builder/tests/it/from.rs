@@ -1,7 +1,8 @@
 //! FROM: every place that a base can come from.
 
-use crate::base;
+use crate::base::{self, Member};
 use crate::project::Project;
+use crate::registry::Registry;
 use crate::server::Server;
 
 #[test]
@@ -110,4 +111,35 @@ fn a_missing_image_names_the_image_and_the_line() {
     let server = Server::registry(busybox);
     let project = Project::new().buildfile(&format!("FROM {}/x:missing\n", server.address));
     project.build(&[]).fails(1, &["x:missing", "Buildfile:1"]);
+}
+
+#[test]
+fn a_name_is_looked_up_again_when_asked() {
+    let registry = Registry::start();
+    let put = |text: &str| {
+        let layer = base::tar(&[Member::File("a", 0o644, text.as_bytes())]);
+        registry.add("base", "1", &base::image(&layer, serde_json::json!({})));
+    };
+    put("one");
+    let project = Project::new().buildfile(&format!("FROM {}/base:1\n", registry.host()));
+    let read = |flags: &[&str]| project.build(flags).image().text("a");
+    assert_eq!(read(&["--pull=newer"]), "one");
+    put("two");
+    assert_eq!(read(&[]), "one");
+    assert_eq!(read(&["--pull=missing"]), "one");
+    assert_eq!(read(&["--pull=newer"]), "two");
+    put("three");
+    assert_eq!(read(&["--pull"]), "three");
+    // Nobody answers.
+    registry.content().broken.insert("/v2/".to_owned(), 404);
+    project.build(&["--pull=always"]).fails(1, &["cannot find the image", "base:1"]);
+    let built = project.build(&["--pull=newer"]);
+    assert_eq!(built.image().text("a"), "three");
+    assert!(
+        built.log().contains("the image of the store is taken: cannot find the image"),
+        "{}",
+        built.log()
+    );
+    project.write("Buildfile", format!("FROM {}/base:2\n", registry.host()));
+    project.build(&["--pull=newer"]).fails(1, &["cannot find the image", "base:2"]);
 }

@@ -73,19 +73,14 @@ fn a_command_that_makes_too_many_processes() {
     }
 }
 
-#[test]
-fn limits_reach_the_kernel() {
-    let Some(project) = Project::with_base() else { return };
+/// Runs a step that waits, and reads what its control groups have meanwhile. Those of `pids` processes are its own: other
+/// tests have groups as well. None, said aloud, where this user may not make any.
+fn seen(flags: &[&str], pids: &str) -> Option<Vec<(String, String)>> {
+    let project = Project::with_base()?;
     // A v1 hierarchy shows its files in sysfs of no sandbox, so the test looks from outside while the step waits.
     let project = project.buildfile("FROM base\nRUN --cpus=0.5 sleep 3\n");
-    let mut command = project.build_command([
-        "--memory=64m",
-        "--memory-swap=80m",
-        "--cpus=2",
-        "--cpuset-cpus=0",
-        "--pids-limit=77",
-        "-otype=cacheonly",
-    ]);
+    let pids_limit = format!("--pids-limit={pids}");
+    let mut command = project.build_command(flags.iter().chain(&[pids_limit.as_str(), "-otype=cacheonly"]));
     command.stderr(std::process::Stdio::piped());
     let child = command.spawn().expect("kiln starts");
     let mut found: Vec<(String, String)> = Vec::new();
@@ -101,12 +96,14 @@ fn limits_reach_the_kernel() {
             "memory.swap.max",
             "cpu.max",
             "cpu.cfs_quota_us",
+            "cpu.weight",
+            "cpu.shares",
             "cpuset.cpus",
+            "cpuset.mems",
             "pids.max",
         ];
-        // Other tests have groups as well: ours is the one with 77 processes.
         let groups = groups();
-        let ours = groups.iter().find(|dir| read(dir, "pids.max").is_some_and(|(_, value)| value == "77"));
+        let ours = groups.iter().find(|dir| read(dir, "pids.max").is_some_and(|(_, value)| value == pids));
         let Some(name) = ours.and_then(|dir| dir.file_name()) else { continue };
         found = groups
             .iter()
@@ -123,14 +120,44 @@ fn limits_reach_the_kernel() {
     assert!(output.status.success(), "{log}");
     if log.contains("has no effect") {
         assert!(!is_root(), "{log}");
-        return skipped("this user may not make control groups");
+        skipped("this user may not make control groups");
+        return None;
     }
-    let has = |pairs: &[(&str, &str)]| {
-        pairs.iter().any(|(file, value)| found.contains(&((*file).to_owned(), (*value).to_owned())))
-    };
+    Some(found)
+}
+
+/// Whether one of `pairs` is among what was found: a v1 and a v2 hierarchy have names of their own.
+fn has(found: &[(String, String)], pairs: &[(&str, &str)]) -> bool {
+    pairs.iter().any(|(file, value)| found.contains(&((*file).to_owned(), (*value).to_owned())))
+}
+
+#[test]
+fn limits_reach_the_kernel() {
+    let flags = ["--memory=64m", "--memory-swap=80m", "--cpus=2", "--cpuset-cpus=0"];
+    let Some(found) = seen(&flags, "77") else { return };
+    let has = |pairs: &[(&str, &str)]| has(&found, pairs);
     assert!(has(&[("memory.max", "67108864"), ("memory.limit_in_bytes", "67108864")]), "{found:?}");
     assert!(has(&[("cpu.max", "50000 100000"), ("cpu.cfs_quota_us", "50000")]), "{found:?}");
     assert!(has(&[("cpuset.cpus", "0")]) && has(&[("pids.max", "77")]), "{found:?}");
+}
+
+#[test]
+fn limits_in_buildx_words_reach_the_kernel() {
+    let flags = [
+        "--resource=memory=64m",
+        "--resource=cpu-shares=512",
+        "--resource=cpu-quota=40000",
+        "--resource=cpu-period=200000",
+        "--resource=cpuset-cpus=0",
+        "--resource=cpuset-mems=0",
+    ];
+    let Some(found) = seen(&flags, "78") else { return };
+    let has = |pairs: &[(&str, &str)]| has(&found, pairs);
+    assert!(has(&[("memory.max", "67108864"), ("memory.limit_in_bytes", "67108864")]), "{found:?}");
+    assert!(has(&[("cpu.weight", "20"), ("cpu.shares", "512")]), "{found:?}");
+    // Of the instruction's half a processor and a fifth the smaller one holds.
+    assert!(has(&[("cpu.max", "40000 200000"), ("cpu.cfs_quota_us", "40000")]), "{found:?}");
+    assert!(has(&[("cpuset.cpus", "0")]) && has(&[("cpuset.mems", "0")]), "{found:?}");
 }
 
 #[test]

@@ -99,3 +99,29 @@ fn a_helper_keeps_what_it_is_given() {
     run(&["logout", host]).ok();
     assert!(!kept.exists());
 }
+
+#[test]
+fn variables_and_options_name_the_file_of_credentials() {
+    let project = Project::new();
+    let registry = locked();
+    let host = registry.address.as_str();
+    let known = format!(r#"{{"auths":{{"{host}":{{"auth":"bWU6czNjcmV0"}}}}}}"#);
+    fs::create_dir(project.path("docker")).expect("directory");
+    for file in ["docker/config.json", "auth.json"] {
+        fs::write(project.path(file), &known).expect("file");
+    }
+    project.write("Buildfile", format!("FROM {host}/x:1\n"));
+    let knows = |flags: &[&str], variable: (&str, &str)| {
+        let before = registry.requests().len();
+        Ended::of(project.build_command(flags).env(variable.0, variable.1)).fails(1, &["x:1"]);
+        let requests = registry.requests();
+        requests[before..].iter().any(|request| request.header("authorization") == Some("Basic bWU6czNjcmV0"))
+    };
+    assert!(!knows(&[], ("DOCKER_CONFIG", "nowhere")));
+    assert!(knows(&[], ("DOCKER_CONFIG", "docker")));
+    assert!(knows(&[], ("REGISTRY_AUTH_FILE", "auth.json")));
+    assert!(knows(&["--authfile=auth.json"], ("DOCKER_CONFIG", "nowhere")));
+    let name = format!("{host}/built:1");
+    assert!(!knows(&["--push", "-t", &name], ("DOCKER_CONFIG", "nowhere")));
+    assert!(knows(&["--push", "-t", &name, "--creds=me:s3cret"], ("DOCKER_CONFIG", "nowhere")));
+}

@@ -401,3 +401,19 @@ fn keys_are_served_from_memory() {
     project.build(&["--ssh", &format!("default={}", locked.display())]).fails(2, &["encrypted", "ssh-add"]);
     project.build(&["--ssh", &format!("a={}", project.path("none").display())]).fails(2, &["none"]);
 }
+
+#[test]
+fn a_secret_has_a_largest_size() {
+    let Some(project) = Project::with_base() else { return };
+    let text = "FROM base\nRUN --mount=type=secret,id=s wc -c < /run/secrets/s > /size\n";
+    let project = project.buildfile(text);
+    for (bytes, fits) in [(500 * 1024, true), (500 * 1024 + 1, false)] {
+        std::fs::write(project.path("secret"), vec![b'x'; bytes]).expect("secret");
+        let built = project.build(&["--no-cache", "--secret=id=s,src=secret"]);
+        if fits {
+            assert_eq!(built.image().text("size").trim(), bytes.to_string());
+        } else {
+            built.fails(1, &["secret `s` is larger than 512000 bytes", "Buildfile:2"]);
+        }
+    }
+}

@@ -283,3 +283,25 @@ fn a_build_pushes_all_platforms_in_the_same_way() {
     // One layer, two configs; manifests are kept apart.
     assert_eq!(registry.content().blobs.len(), 3);
 }
+
+#[test]
+fn an_output_is_pushed_with_and_without_a_tag() {
+    let project = Project::new().file("a", "content").buildfile("FROM scratch\nCOPY a /a\n");
+    let registry = Registry::start();
+    let host = registry.host();
+    let push = |output: &str| {
+        let flags = ["--source-date-epoch=1", "--metadata-file=meta.json", "-o", output];
+        crate::project::Ended::of(&mut project.build_command(flags)).ok();
+        json(&fs::read_to_string(project.path("meta.json")).expect("metadata"))["containerimage.digest"]
+            .clone()
+    };
+    let digest = push(&format!("type=image,name={host}/app,push=true,push-by-digest=true"));
+    let names: Vec<(String, String)> = registry.content().manifests.keys().cloned().collect();
+    assert_eq!(names, [("app".to_owned(), digest.as_str().expect("digest").to_owned())]);
+    push(&format!("type=image,name={host}/app:kept"));
+    assert!(registry.tags("app").is_empty(), "it was pushed without being asked for");
+    push(&format!("type=registry,name={host}/app:2"));
+    push(&format!("type=image,\"name={host}/app:3,{host}/other:1\",push=true"));
+    assert_eq!(registry.tags("app").into_iter().collect::<Vec<_>>(), ["2", "3"]);
+    assert_eq!(registry.tags("other").into_iter().collect::<Vec<_>>(), ["1"]);
+}

@@ -37,8 +37,8 @@ pub struct GraphArgs {
     /// Buildfile; `-` reads it from standard input [default: CONTEXT/Buildfile, then CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "PATH", value_parser = source::parse_file)]
     pub file: Option<FileSource>,
-    /// How to write it
-    #[arg(long, value_name = "FORMAT", value_enum, default_value = "svg")]
+    /// How to write it: svg, dot (Graphviz), mermaid or json
+    #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true, default_value = "svg")]
     pub format: GraphFormat,
     /// Write to this file [default: standard output]
     #[arg(short, long, value_name = "FILE")]

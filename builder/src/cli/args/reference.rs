@@ -107,7 +107,8 @@ fn help(argument: &Arg) -> String {
     let mut text = argument.get_help().map(ToString::to_string).unwrap_or_default();
     let values: Vec<String> =
         argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-    if !values.is_empty() && argument.get_action().takes_values() {
+    let told = argument.is_hide_possible_values_set();
+    if !told && !values.is_empty() && argument.get_action().takes_values() {
         let _ = write!(text, ": {}", values.join(", "));
     }
     if !argument.is_hide_default_value_set() {

@@ -23,14 +23,9 @@ fn tree() -> tempfile::TempDir {
 fn a_tar_holds_everything() {
     let temp = tree();
     let mut bytes = Vec::new();
-    let options = LayerOptions { epoch: Some(1_000), observer: None };
-    let stats = write_tree_tar(
-        &RootDir::open(temp.path()).unwrap(),
-        options,
-        &[("said.json".to_owned(), b"{}".to_vec())],
-        &mut bytes,
-    )
-    .unwrap();
+    let (root, said) = (RootDir::open(temp.path()).unwrap(), [("said.json".to_owned(), b"{}".to_vec())]);
+    let part = |directory| TarPart { directory, root: &root, beside: &said };
+    let entries = write_tree_tar(&[part("")], Some(1_000), &mut bytes).unwrap();
     let mut reader = Reader::new(&bytes[..]);
     let mut names = Vec::new();
     while let Some(entry) = reader.next_entry().unwrap() {
@@ -49,7 +44,18 @@ fn a_tar_holds_everything() {
             "said.json File"
         ]
     );
-    assert_eq!(stats.entries, 6);
+    assert_eq!(entries, 6);
+    bytes.clear();
+    assert_eq!(write_tree_tar(&[part("a_b"), part("c")], Some(1_000), &mut bytes).unwrap(), 14);
+    let mut reader = Reader::new(&bytes[..]);
+    let mut found = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        found.push((text(&entry.path), text(&entry.link)));
+    }
+    let has = |path: &str, link: &str| found.contains(&(path.to_owned(), link.to_owned()));
+    assert!(has("a_b", "") && has("a_b/d/sub/hard", "a_b/d/f") && has("c/abs", "/etc/passwd"), "{found:?}");
+    assert_eq!((found.len(), found.last().unwrap().0.as_str()), (16, "c/said.json"));
 }
 
 #[test]
