@@ -52,10 +52,15 @@ impl Density {
 fn is_even(block: &[u8]) -> bool {
     // Four tables, so that a count does not wait for the one before it.
     let mut counts = [[0_u32; 256]; 4];
-    for chunk in block.chunks(4) {
-        for (table, byte) in counts.iter_mut().zip(chunk) {
-            table[usize::from(*byte)] += 1;
-        }
+    let (chunks, rest) = block.as_chunks::<4>();
+    for [a, b, c, d] in chunks {
+        counts[0][usize::from(*a)] += 1;
+        counts[1][usize::from(*b)] += 1;
+        counts[2][usize::from(*c)] += 1;
+        counts[3][usize::from(*d)] += 1;
+    }
+    for byte in rest {
+        counts[0][usize::from(*byte)] += 1;
     }
     let equal_pairs: u128 =
         (0..256).map(|value| counts.iter().map(|table| u128::from(table[value])).sum::<u128>().pow(2)).sum();
