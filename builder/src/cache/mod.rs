@@ -13,7 +13,9 @@
 
 pub mod actions;
 mod artifact;
+pub mod bucket;
 mod directory;
+mod download;
 pub mod mount;
 pub mod record;
 mod registry;
@@ -28,6 +30,7 @@ use std::path::PathBuf;
 use actions::{ActionsCache, ActionsError, ActionsOptions};
 pub use artifact::Form;
 use artifact::{Artifact, Small};
+use bucket::{BucketCache, BucketError, BucketOptions};
 pub use directory::DirectoryCache;
 pub use registry::RegistryCache;
 
@@ -54,6 +57,8 @@ pub enum CacheError {
     },
     #[error(transparent)]
     Actions(#[from] ActionsError),
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     #[error(transparent)]
     Fs(#[from] FsError),
     #[error("the cache directory `{}` is not there", path.display())]
@@ -92,6 +97,7 @@ impl CacheError {
                     | RegistryError::BlobNotFound { .. }
             ),
             Self::Actions(error) => error.is_about_one_step(),
+            Self::Bucket(error) => error.is_about_one_step(),
             Self::Io { .. } | Self::Fs(_) | Self::NoDirectory { .. } | Self::Index { .. } => false,
         }
     }
@@ -106,6 +112,7 @@ impl CacheError {
         match self {
             Self::Registry(error) => error.hint(),
             Self::Actions(error) => error.hint(),
+            Self::Bucket(error) => error.hint(),
             _ => None,
         }
     }
@@ -138,6 +145,8 @@ pub enum Location {
     Directory(PathBuf),
     /// The cache service of GitHub Actions.
     Actions(Box<ActionsOptions>),
+    /// A bucket of an object store.
+    Bucket(Box<BucketOptions>),
 }
 
 impl Location {
@@ -147,6 +156,7 @@ impl Location {
             Self::Registry(reference) => Box::new(RegistryCache::new(client.clone(), reference)),
             Self::Directory(path) => Box::new(DirectoryCache::new(path)),
             Self::Actions(options) => Box::new(ActionsCache::new(client, options)),
+            Self::Bucket(options) => Box::new(BucketCache::new(client, options)),
         }
     }
 }

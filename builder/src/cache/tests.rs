@@ -60,6 +60,8 @@ fn each(check: impl Fn(&dyn Fn() -> Box<dyn Cache>)) {
     check(&|| Location::Directory(dir.path().join("cache")).open(&client()));
     let actions = Fake::start();
     check(&|| Location::Actions(Box::new(actions.options())).open(&client()));
+    let bucket = super::bucket::tests::Fake::start();
+    check(&|| Location::Bucket(Box::new(bucket.options())).open(&client()));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::ui::terminal;
 pub mod access;
 pub mod actions_cache;
 pub mod amount;
+pub mod bucket_cache;
 pub mod build;
 pub mod cache;
 pub mod check;
@@ -242,6 +243,14 @@ pub enum ArgsError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A cache in a bucket that is not known well enough.
+    #[error("type=s3 needs `{key}` or {variable}")]
+    Bucket {
+        /// The attribute.
+        key: &'static str,
+        /// The variable that serves as well.
+        variable: &'static str,
     },
     /// A malformed file of build arguments.
     #[error("`{path}` line {line}: {reason}")]

@@ -195,7 +195,10 @@ fn kind(error: &BuildError) -> Kind {
         BuildError::Registry(_) => Kind::Network,
         BuildError::Transfer(error) => kind_of_transfer(error),
         BuildError::CacheExport { source, .. }
-            if matches!(**source, CacheError::Registry(_) | CacheError::Actions(_)) =>
+            if matches!(
+                **source,
+                CacheError::Registry(_) | CacheError::Actions(_) | CacheError::Bucket(_)
+            ) =>
         {
             Kind::Network
         }

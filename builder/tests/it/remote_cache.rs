@@ -2,6 +2,7 @@
 
 mod actions;
 mod attributes;
+mod bucket;
 mod contents;
 mod mounts;
 mod trust;

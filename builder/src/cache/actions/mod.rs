@@ -32,9 +32,10 @@ use index::{Entries, Entry};
 use options::Claims;
 pub use options::{ActionsOptions, Protocol, Rest, Token};
 use service::{Found, Service};
-use transfer::{Content, Sent, Size};
+use transfer::{Content, Sent};
 
 use super::artifact::Parts;
+use super::download::Size;
 use super::{Cache, CacheError, Tag};
 use crate::base::cancel::CancelToken;
 use crate::base::digest::{Digest, HashingWriter};
@@ -49,6 +50,8 @@ use crate::registry::{BlobSource, Client};
 const BLOB_KEYS: u64 = 5;
 /// How long a job waits for another one that has taken the next index: so often, and so long each time.
 const PATIENCE: (u32, Duration) = (15, Duration::from_secs(1));
+/// Longest time for listing what is there.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many indexes that were taken and never finished are passed over.
 const PASSED_OVER: u64 = 3;
 
@@ -174,7 +177,11 @@ impl ActionsCache {
     /// Keys of all blobs, asked for once; `None` when each has to be asked for by itself.
     fn listed(&self) -> Result<Option<&BTreeSet<String>>, CacheError> {
         if self.listed.get().is_none() {
-            let list = async { Ok(self.service.list(BLOB_PREFIX, &self.claims.refs).await) };
+            let list = async {
+                // Another service than the cache's, which is not waited for: it only saves questions.
+                let list = self.service.list(BLOB_PREFIX, &self.claims.refs);
+                Ok(tokio::time::timeout(LIST_TIMEOUT, list).await.ok().flatten())
+            };
             let keys = self.writing("list the blobs", list)?;
             let _ = self.listed.set(keys.map(|keys| keys.into_iter().collect()));
         }

@@ -8,12 +8,13 @@ use std::io::{Read, Write};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, Url};
 
 use super::ActionsError;
 use super::service::{Found, Reserved, Service, Slot, status_of};
 use crate::base::digest::{Digest, HashingWriter};
-use crate::net::{NetError, Request, error_body, failed, range_starts_at, redacted, retry};
+use crate::cache::download::{self, End, Place, Size};
+use crate::net::{Request, error_body, redacted, retry};
 
 /// Size of the pieces in which an entry is sent. Azure takes 50,000, which is far beyond GitHub's limits.
 const BLOCK_BYTES: u64 = 8 * 1024 * 1024;
@@ -161,6 +162,7 @@ impl Service {
                 Ok(End::Whole) => return Ok(()),
                 Ok(End::Broken(Some(error))) if !error.is_temporary() => return Err(error.into()),
                 Ok(End::Broken(cause)) => cause,
+                Ok(End::Refused(_) | End::TooLong | End::Sink(_)) => None,
                 // A signed address is good for some minutes only.
                 Err(error @ ActionsError::Status { status: 401 | 403, .. }) if !renewed => {
                     renewed = true;
@@ -201,64 +203,17 @@ impl Service {
             }
             request
         };
-        let mut response = self.send(make).await?;
-        // A server that ignores the range begins at the beginning.
-        let mut skip = match response.status() {
-            StatusCode::OK => from,
-            StatusCode::PARTIAL_CONTENT if range_starts_at(response.headers(), from) => 0,
-            status => return Err(status_of(READ, url, status, &error_body(response).await)),
-        };
-        let most = at.size.most();
-        loop {
-            let chunk = match response.chunk().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) if at.received == most || matches!(at.size, Size::AtMost(_)) => {
-                    return Ok(End::Whole);
-                }
-                Ok(None) => return Ok(End::Broken(None)),
-                Err(source) => return Ok(End::Broken(Some(failed(&Method::GET, url, source)))),
-            };
-            let skipped = skip.min(chunk.len() as u64);
-            skip -= skipped;
-            let fresh =
-                usize::try_from(skipped).ok().and_then(|skipped| chunk.get(skipped..)).unwrap_or_default();
-            if at.received + fresh.len() as u64 > most {
-                return Err(ActionsError::TooLong { url: redacted(url), size: most });
+        let response = self.send(make).await?;
+        match download::receive(response, url, at, sink, progress).await {
+            End::Refused(response) => {
+                let status = response.status();
+                Err(status_of(READ, url, status, &error_body(response).await))
             }
-            sink.write_all(fresh).map_err(|source| ActionsError::Sink { url: redacted(url), source })?;
-            at.received += fresh.len() as u64;
-            progress(at.received);
+            End::TooLong => Err(ActionsError::TooLong { url: redacted(url), size: at.size.most() }),
+            End::Sink(source) => Err(ActionsError::Sink { url: redacted(url), source }),
+            end => Ok(end),
         }
     }
-}
-
-/// How far a reader is.
-struct Place {
-    received: u64,
-    size: Size,
-}
-
-/// How much is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Size {
-    /// So many bytes, no less and no more.
-    Exactly(u64),
-    /// Whatever there is, within this limit.
-    AtMost(u64),
-}
-
-impl Size {
-    fn most(self) -> u64 {
-        let (Self::Exactly(size) | Self::AtMost(size)) = self;
-        size
-    }
-}
-
-/// How a connection ended.
-enum End {
-    Whole,
-    /// By an error, or earlier than it should have.
-    Broken(Option<NetError>),
 }
 
 /// Pieces of what is sent, hashed while they are read.

@@ -161,12 +161,13 @@ pub struct BuildArgs {
     /// Tell why each step ran
     #[arg(short = 'D', long, visible_alias = "debug", help_heading = CACHE)]
     pub explain: bool,
-    /// Take results from a remote cache: an image name, type=registry,ref=NAME, type=local,src=DIR or type=gha
+    /// Take results from a remote cache: an image name, type=registry,ref=NAME, type=local,src=DIR, type=gha or
+    /// type=s3
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_from, help_heading = CACHE)]
     pub cache_from: Vec<CacheSpec>,
     /// Write results to a remote cache: an image name, type=registry,ref=NAME, type=inline (beside the image that is
-    /// pushed), type=local,dest=DIR or type=gha (GitHub Actions), with mode=min (the image's own steps) or mode=max
-    /// (every step)
+    /// pushed), type=local,dest=DIR, type=gha (GitHub Actions) or type=s3 (a bucket), with mode=min (the image's own
+    /// steps) or mode=max (every step)
     #[arg(long, value_name = "CACHE", value_parser = cache::parse_to, help_heading = CACHE)]
     pub cache_to: Vec<CacheSpec>,
 

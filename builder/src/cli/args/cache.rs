@@ -4,6 +4,7 @@
 
 use super::actions_cache::{self, ActionsSpec};
 use super::amount::AmountError;
+use super::bucket_cache::{self, BucketSpec};
 use super::{ArgsError, Environment};
 use crate::build::{CacheMode, CacheSource, CacheTarget};
 use crate::cache::mount::Mounts;
@@ -47,6 +48,8 @@ pub enum Place {
     Beside,
     /// In the cache service of the job, which only a job has (`type=gha`).
     Actions(ActionsSpec),
+    /// In a bucket (`type=s3`), until the environment has been asked.
+    Bucket(Box<BucketSpec>),
 }
 
 /// Why a text is not a cache.
@@ -59,7 +62,7 @@ pub enum CacheError {
     #[error("`{0}` has no type; write type=registry,ref=IMAGE, type=local or type=gha")]
     NoType(String),
     /// An unknown type.
-    #[error("unknown cache type `{kind}`{}; use registry, local or gha", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
+    #[error("unknown cache type `{kind}`{}; use registry, local, gha or s3", .meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default())]
     Type {
         /// The type.
         kind: String,
@@ -119,6 +122,18 @@ pub enum CacheError {
     /// A bad repository.
     #[error("`repository={0}` is not of the form OWNER/NAME")]
     Repository(String),
+    /// A bad number.
+    #[error("`{key}` is not a number of at least 1")]
+    Number {
+        /// Which.
+        key: &'static str,
+    },
+    /// A bad way of retrying.
+    #[error("unknown retry mode `{0}`; use standard or adaptive")]
+    RetryMode(String),
+    /// No names.
+    #[error("`name` is not a list of names such as main;branch")]
+    Names,
     /// A bad version.
     #[error("there is no version `{0}` of the cache service; use version=1 or version=2")]
     Version(String),
@@ -159,7 +174,6 @@ fn elsewhere(kind: &str) -> Option<CacheError> {
             "an image carries nothing but itself, and its steps are beside it",
             "use type=registry,ref=IMAGE with the image's name",
         ),
-        "s3" => ("s3", "buckets are not supported", with_directory),
         "azblob" => ("azblob", "blob storage is not supported", with_directory),
         _ => return None,
     };
@@ -182,8 +196,9 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         ("local", false) => ("local", Some("src")),
         ("inline", true) => ("inline", None),
         ("gha", _) => ("gha", None),
+        ("s3", _) => ("s3", None),
         (other, _) => {
-            let meant = closest(other, ["registry", "local", "inline", "gha"]);
+            let meant = closest(other, ["registry", "local", "inline", "gha", "s3"]);
             let unknown = || CacheError::Type { kind: other.to_owned(), meant };
             return Err(elsewhere(other).unwrap_or_else(unknown));
         }
@@ -195,6 +210,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
         // BuildKit's, for one of several caches in a directory; here all steps are found by their own tags.
         "local" => known.extend([if export { "reset" } else { "digest" }, "tag"]),
         "gha" => known.extend(actions_cache::KEYS),
+        "s3" => known.extend(bucket_cache::KEYS),
         _ => {}
     }
     let mut seen = vec!["type"];
@@ -214,6 +230,7 @@ fn parse(text: &str, export: bool) -> Result<CacheSpec, CacheError> {
             Place::At(location(name, value.ok_or(CacheError::Missing { kind: name, key })?)?)
         }
         None if name == "gha" => Place::Actions(ActionsSpec::parse(given)?),
+        None if name == "s3" => Place::Bucket(Box::new(BucketSpec::parse(given)?)),
         None => Place::Beside,
     };
     let flag = |key: &str| given(key).map_or(Ok(false), |value| attributes::boolean(key, value));
@@ -282,12 +299,17 @@ impl CacheSpec {
         }
     }
 
-    /// Finds the cache service of the job that this is, if it is one.
+    /// Finds the cache service of the job that this is, if it is one, and the keys of a bucket.
     pub fn complete(&mut self, environment: Environment<'_>) -> Result<(), ArgsError> {
-        if let Place::Actions(spec) = &self.place
-            && let Some(options) = spec.resolve(environment)?
-        {
-            self.place = Place::At(Location::Actions(Box::new(options)));
+        let location = match &self.place {
+            Place::Actions(spec) => {
+                spec.resolve(environment)?.map(|options| Location::Actions(Box::new(options)))
+            }
+            Place::Bucket(spec) => Some(Location::Bucket(Box::new(spec.resolve(environment)?))),
+            Place::At(_) | Place::Beside => None,
+        };
+        if let Some(location) = location {
+            self.place = Place::At(location);
         }
         Ok(())
     }
@@ -297,7 +319,7 @@ impl CacheSpec {
         let locations: Vec<Location> = match &self.place {
             Place::At(location) => vec![location.clone()],
             Place::Beside => pushed.iter().cloned().map(Location::Registry).collect(),
-            Place::Actions(_) => Vec::new(),
+            Place::Actions(_) | Place::Bucket(_) => Vec::new(),
         };
         let target = |location| CacheTarget {
             location,
@@ -399,7 +421,11 @@ mod tests {
             "type=gha,repository=app",
             "type=gha,version=3",
             "type=gha,ref=x",
-            "type=s3,bucket=b",
+            "type=s3,bucket=b,name=a;",
+            "type=s3,bucket=b,retry_mode=never",
+            "type=s3,bucket=b,upload_parallelism=0",
+            "type=s3,bucket=b,endpoint_url=minio",
+            "type=azblob,container=c",
         ] {
             messages.push_str(&format!("{bad}\n    {}\n", parse_to(bad).unwrap_err()));
         }
@@ -409,7 +435,7 @@ mod tests {
         ref=x
             `ref=x` has no type; write type=registry,ref=IMAGE, type=local or type=gha
         type=registy,ref=x
-            unknown cache type `registy` (did you mean `registry`?); use registry, local or gha
+            unknown cache type `registy` (did you mean `registry`?); use registry, local, gha or s3
         type=local
             type=local needs `dest`; write type=local,dest=...
         type=registry,ref=
@@ -446,8 +472,16 @@ mod tests {
             there is no version `3` of the cache service; use version=1 or version=2
         type=gha,ref=x
             unknown key `ref`; known are type, mode, ignore-error, image-manifest, oci-mediatypes, compression, compression-level, force-compression, mounts, scope, token, url, url_v2, timeout, repository, ghtoken, version
-        type=s3,bucket=b
-            kiln has no cache of type s3: buckets are not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
+        type=s3,bucket=b,name=a;
+            `name` is not a list of names such as main;branch
+        type=s3,bucket=b,retry_mode=never
+            unknown retry mode `never`; use standard or adaptive
+        type=s3,bucket=b,upload_parallelism=0
+            `upload_parallelism` is not a number of at least 1
+        type=s3,bucket=b,endpoint_url=minio
+            `endpoint_url` is not an http or https URL
+        type=azblob,container=c
+            kiln has no cache of type azblob: blob storage is not supported; use type=registry,ref=IMAGE, or type=local with whatever carries a directory there
         from
             unknown key `dest`; known are type, mounts, src, digest, tag
         ");

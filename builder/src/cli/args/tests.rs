@@ -170,11 +170,12 @@ fn help_is_grouped() {
                                      steps
       -D, --explain                  Tell why each step ran [alias: --debug]
           --cache-from <CACHE>       Take results from a remote cache: an image name,
-                                     type=registry,ref=NAME, type=local,src=DIR or type=gha
+                                     type=registry,ref=NAME, type=local,src=DIR, type=gha or type=s3
           --cache-to <CACHE>         Write results to a remote cache: an image name,
                                      type=registry,ref=NAME, type=inline (beside the image that is
-                                     pushed), type=local,dest=DIR or type=gha (GitHub Actions), with
-                                     mode=min (the image's own steps) or mode=max (every step)
+                                     pushed), type=local,dest=DIR, type=gha (GitHub Actions) or type=s3
+                                     (a bucket), with mode=min (the image's own steps) or mode=max
+                                     (every step)
 
     Steps:
           --secret <SECRET>            Offer a secret to steps: id=NAME,src=FILE or id=NAME,env=VARIABLE

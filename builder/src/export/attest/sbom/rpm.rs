@@ -244,4 +244,37 @@ pub(super) mod tests {
             assert!(matches!(headers(path.to_str().unwrap()), Err(RpmError::Schema)), "{more}");
         }
     }
+
+    /// Enough for every day; 30,000 were tried once.
+    const ROUNDS: usize = 200;
+
+    #[test]
+    fn damage_ends() {
+        let host = tempfile::tempdir().unwrap();
+        let path = host.path().join("rpmdb.sqlite");
+        database(&path, "");
+        let sound = std::fs::read(&path).unwrap();
+        let mut state = 1_u64;
+        let mut next = |below: usize| {
+            // xorshift64: any sequence will do, and it is the same each time.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        };
+        let mut refused = 0;
+        for _ in 0..ROUNDS {
+            let mut bytes = sound.clone();
+            for _ in 0..=next(4) {
+                let at = next(bytes.len());
+                bytes[at] = u8::try_from(next(256)).unwrap();
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            match headers(path.to_str().unwrap()) {
+                Ok(headers) => headers.iter().for_each(|header| drop(package(header, "db"))),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!((1..ROUNDS).contains(&refused), "{refused} of {ROUNDS}");
+    }
 }
