@@ -1,5 +1,6 @@
 //! `kiln cache`: cache mounts as things.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,11 @@ use super::args::mounts::{
     CacheCommand, CacheExportArgs, CacheImportArgs, CacheInspectArgs, CacheLsArgs, CacheRmArgs,
 };
 use super::failure::of_store;
-use super::session;
+use super::{record, session};
 use crate::base::cancel::CancelToken;
+use crate::image::reference::Reference;
 use crate::layer::compress::{Compressor, decompressor};
+use crate::record::{Head, users};
 use crate::snapshot::mounts::{self, Existing, MountError};
 use crate::snapshot::warning::Warnings;
 use crate::store::records::{MountRecord, now};
@@ -27,12 +30,19 @@ use crate::ui::{ago, print, size, terminal};
 /// `kiln cache`.
 pub(super) fn cache(root: Option<PathBuf>, args: &CacheArgs) -> Result<u8, Failure> {
     match &args.command {
-        CacheCommand::Ls(ls) => match session::present_store(root)? {
-            Some(store) => list(&store.measured_cache_mounts().map_err(|e| of_store(&e))?, ls),
-            None => list(&[], ls),
+        CacheCommand::Ls(ls) => match session::present_store(root.clone())? {
+            Some(store) => {
+                let mut mounts = store.measured_cache_mounts().map_err(|e| of_store(&e))?;
+                let users = users::of_cache_mounts(&record::shelf(root)?);
+                if let Some(what) = &ls.used_by {
+                    mounts.retain(|(mount, _)| users.get(&mount.id).is_some_and(|user| is_of(user, what)));
+                }
+                list(&mounts, &users, ls)
+            }
+            None => list(&[], &Users::new(), ls),
         },
-        CacheCommand::Inspect(args) => match session::present_store(root)? {
-            Some(store) => inspect(&store, args),
+        CacheCommand::Inspect(args) => match session::present_store(root.clone())? {
+            Some(store) => inspect(&store, &users::of_cache_mounts(&record::shelf(root)?), args),
             None => Err(missing(&args.ids.join("`, `"))),
         },
         CacheCommand::Rm(args) => match session::present_store(root)? {
@@ -53,6 +63,18 @@ pub(super) fn cache(root: Option<PathBuf>, args: &CacheArgs) -> Result<u8, Failu
             import(&store, args, &cancel)
         }
     }
+}
+
+/// Builds that used cache mounts last, by the mounts' ids.
+type Users = BTreeMap<String, Head>;
+
+/// Whether a build is one of this Buildfile, context or image.
+fn is_of(build: &Head, what: &str) -> bool {
+    let about = &build.about;
+    let path = std::path::absolute(what).ok();
+    let named = |text: &str| text == what || path.as_deref().is_some_and(|path| Path::new(text) == path);
+    let image = what.parse::<Reference>().map(|name| name.to_string()).ok();
+    named(&about.file) || named(&about.context) || image.is_some_and(|name| about.names.contains(&name))
 }
 
 /// The store for a command that cleans up when it is stopped.
@@ -87,23 +109,33 @@ fn stdout(result: io::Result<()>) -> Result<(), Failure> {
     result.map_err(|e| Failure::from_error(Kind::User, &e))
 }
 
-fn facts(mount: &MountRecord, in_use: bool) -> Value {
+fn facts(mount: &MountRecord, in_use: bool, user: Option<&Head>) -> Value {
+    let user = user.map(|build| {
+        json!({
+            "build": build.id,
+            "file": build.about.file,
+            "context": build.about.context,
+            "names": build.about.names,
+        })
+    });
     json!({
         "id": mount.id,
         "size": mount.size_bytes,
         "created": mount.created,
         "lastUsed": mount.last_used,
         "inUse": in_use,
+        "lastUsedBy": user,
     })
 }
 
-fn list(mounts: &[(MountRecord, bool)], args: &CacheLsArgs) -> Result<u8, Failure> {
+fn list(mounts: &[(MountRecord, bool)], users: &Users, args: &CacheLsArgs) -> Result<u8, Failure> {
     if args.quiet {
         stdout(mounts.iter().try_for_each(|(mount, _)| print::line(&mount.id)))?;
         return Ok(0);
     }
     if args.json {
-        let all: Vec<Value> = mounts.iter().map(|(mount, in_use)| facts(mount, *in_use)).collect();
+        let all: Vec<Value> =
+            mounts.iter().map(|(mount, in_use)| facts(mount, *in_use, users.get(&mount.id))).collect();
         stdout(print::line(format!("{:#}", json!(all))))?;
         return Ok(0);
     }
@@ -112,24 +144,26 @@ fn list(mounts: &[(MountRecord, bool)], args: &CacheLsArgs) -> Result<u8, Failur
         ("SIZE", Align::Right),
         ("LAST USED", Align::Left),
         ("IN USE", Align::Left),
+        ("BY", Align::Left),
     ]);
     for (mount, in_use) in mounts {
         let age = Duration::from_secs(u64::try_from(now() - mount.last_used).unwrap_or(0));
         let used = if *in_use { "yes" } else { "" };
-        table.row([mount.id.clone(), size::human(mount.size_bytes), ago::ago(age), used.to_owned()]);
+        let by = users.get(&mount.id).map(record::what).unwrap_or_default();
+        table.row([mount.id.clone(), size::human(mount.size_bytes), ago::ago(age), used.to_owned(), by]);
     }
     stdout(print::line(table.render().trim_end()))?;
     Ok(0)
 }
 
-fn inspect(store: &Store, args: &CacheInspectArgs) -> Result<u8, Failure> {
+fn inspect(store: &Store, users: &Users, args: &CacheInspectArgs) -> Result<u8, Failure> {
     let mounts = store.measured_cache_mounts().map_err(|e| of_store(&e))?;
     let mut all = Vec::new();
     for id in &args.ids {
         let (mount, in_use) = mounts.iter().find(|(mount, _)| mount.id == *id).ok_or_else(|| missing(id))?;
         let path = store.path(&mount.directory);
         let (mode, uid, gid) = mounts::owner(&path).map_err(|e| of_mount(&e))?;
-        let mut facts = facts(mount, *in_use);
+        let mut facts = facts(mount, *in_use, users.get(id));
         if let Some(object) = facts.as_object_mut() {
             object.insert("path".to_owned(), json!(path));
             object.insert("entries".to_owned(), json!(mounts::count(&path).map_err(|e| of_mount(&e))?));

@@ -384,9 +384,12 @@ fn inputs(
 fn open_directory(path: &Path) -> Result<(), Failure> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(user(format!("the context `{}` is not a directory", path.display()))),
+        Ok(_) => Err(user(format!("the context `{}` is not a directory", path.display())).with_hint(
+            "the last argument is the directory that COPY copies from; name a Buildfile with -f, and give an archive as `- < FILE`",
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(user(format!("there is no context directory `{}`", path.display())))
+            Err(user(format!("there is no context directory `{}`", path.display()))
+                .with_hint("the last argument is the directory that COPY copies from; `.` is the current one"))
         }
         Err(error) => Err(Failure {
             causes: vec![error.to_string()],

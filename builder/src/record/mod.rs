@@ -25,6 +25,7 @@ mod masks;
 mod miss;
 pub mod recorder;
 pub mod shelf;
+pub mod users;
 
 use serde::{Deserialize, Serialize};
 

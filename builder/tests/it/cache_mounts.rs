@@ -149,3 +149,37 @@ fn what_is_no_archive_is_refused() {
     assert!(imported.stderr.contains(": 3 entries, "), "{}", imported.stderr);
     assert_eq!(entries(), 3);
 }
+
+#[test]
+fn a_mount_tells_what_was_built_with_it_last() {
+    let Some(project) = Project::with_base() else { return };
+    let step = |id: &str| format!("FROM base\nRUN --mount=type=cache,id={id},target=/c date +%s%N > /c/f\n");
+    project.write("Buildfile", step("shared"));
+    project.write("other/Buildfile", step("shared"));
+    project.write("third/Buildfile", step("own"));
+    let build = |file: &str, name: &str| {
+        let flags = ["-f", file, "-t", name, "--no-cache-filter=stage-0", "-otype=image"];
+        crate::project::Ended::of(&mut project.build_command(flags)).ok();
+    };
+    let user = |id: &str| {
+        let listed: serde_json::Value =
+            serde_json::from_str(&project.run(&["cache", "ls", "--json"]).ok().stdout).expect("JSON");
+        let all = listed.as_array().expect("list").iter();
+        all.clone().find(|mount| mount["id"] == id).expect("mount")["lastUsedBy"].clone()
+    };
+    let ids = |what: &str| project.run(&["cache", "ls", "-q", "--used-by", what]).ok().stdout;
+    build("context/Buildfile", "one");
+    build("context/third/Buildfile", "three");
+    assert_eq!(user("shared")["names"][0], "docker.io/library/one:latest");
+    assert_eq!((ids("one"), ids("context/third/Buildfile")), ("shared\n".to_owned(), "own\n".to_owned()));
+    build("context/other/Buildfile", "two");
+    assert_eq!(user("shared")["file"], project.context("other/Buildfile").to_str().expect("UTF-8"));
+    assert_eq!((ids("one"), ids("two:latest")), (String::new(), "shared\n".to_owned()));
+    assert_eq!(ids("context"), "own\nshared\n");
+    // A build that takes the step from the store used nothing.
+    let cached = ["-f", "context/Buildfile", "-t", "four", "-otype=image"];
+    crate::project::Ended::of(&mut project.build_command(cached)).ok();
+    assert_eq!(ids("four"), "");
+    let table = project.run(&["cache", "ls"]).ok().stdout;
+    assert!(table.lines().any(|line| line.starts_with("shared") && line.ends_with("two:latest")), "{table}");
+}

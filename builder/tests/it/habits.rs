@@ -135,3 +135,10 @@ fn the_last_label_holds_and_leaves_no_history() {
     assert_eq!(image.settings()["Labels"], serde_json::json!({ "a": "2", "b": "c=d" }));
     assert_eq!(image.history(), before);
 }
+
+#[test]
+fn a_file_or_nothing_in_the_place_of_the_context_is_explained() {
+    let project = simple();
+    project.run(&["build", "context/Buildfile"]).fails(1, &["is not a directory", "-f"]);
+    project.run(&["build", "contxt"]).fails(1, &["no context directory `contxt`", "the last argument"]);
+}

@@ -162,11 +162,12 @@ fn the_store_lists_and_forgets_images() {
 #[test]
 fn a_docker_archive_names_config_layers_and_tags() {
     let project = simple();
-    output(&project, &["-t", "named:tag"], "type=docker,dest=docker.tar");
+    output(&project, &["-t", "named:tag"], "type=docker,dest=docker.tar,name=more:1");
     let layout = layout_of_archive(&project.path("docker.tar"));
     let manifest = json_of(&layout, "manifest.json");
     let image = &manifest[0];
-    assert!(image["RepoTags"].to_string().contains("named:tag"), "{manifest}");
+    let tags = image["RepoTags"].to_string();
+    assert!(tags.contains("named:tag") && tags.contains("more:1"), "{manifest}");
     let config = image["Config"].as_str().expect("Config");
     assert_eq!(json_of(&layout, config)["config"]["Cmd"][0], "x");
     let layers = image["Layers"].as_array().expect("Layers");

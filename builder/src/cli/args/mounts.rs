@@ -48,6 +48,9 @@ pub struct CacheLsArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Only those that this was built with last: a Buildfile, a context or the name of an image
+    #[arg(long, value_name = "WHAT")]
+    pub used_by: Option<String>,
 }
 
 /// `kiln cache inspect`.
