@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::ui::progress::Mode;
@@ -279,7 +280,7 @@ pub fn parse_in(mut argv: Vec<OsString>, surroundings: &Surroundings<'_>) -> Res
         argv.insert(1, OsString::from("build"));
     }
     let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(argv)?;
+    let matches = command.try_get_matches_from_mut(argv).map_err(without_secrets)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     if cli.global.root.is_none() {
         let variable = (surroundings.environment)("KILN_ROOT");
@@ -293,6 +294,16 @@ pub fn parse_in(mut argv: Vec<OsString>, surroundings: &Surroundings<'_>) -> Res
         args.complete(surroundings)?;
     }
     Ok(cli)
+}
+
+/// A message quotes what it is about, which is no place for the token of a cache.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some(shown) = cache::without_secrets(value)
+    {
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+    error
 }
 
 fn called_as_build(argv: &[OsString]) -> bool {

@@ -462,13 +462,14 @@ impl BuildArgs {
             for key in &cache.unused {
                 note(true, &format!("`{key}` of a cache"), "steps have tags of their own and are only added");
             }
-            let why = "ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL are not set here; the action \
-                       crazy-max/ghaction-github-runtime gives them to the steps of a job";
-            note(matches!(cache.place, Place::Actions(_)), "type=gha", why);
             if let Some(tag) = cache.unused_tag() {
                 note(true, &format!("the tag `{tag}` of a cache"), "steps have tags of their own beside it");
             }
         }
+        let mut caches = self.cache_from.iter().chain(&self.cache_to);
+        let why = "ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL are not set here; the action \
+                   crazy-max/ghaction-github-runtime gives them to the steps of a job";
+        note(caches.any(|cache| matches!(cache.place, Place::Actions(_))), "type=gha", why);
         let pushed = self.push || self.outputs.iter().any(|output| output.push);
         let inline = self.cache_to.iter().any(|cache| cache.place == Place::Beside);
         note(inline && !pushed, "type=inline", "the image is not pushed");

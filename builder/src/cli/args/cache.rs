@@ -166,6 +166,21 @@ pub fn parse_to(text: &str) -> Result<CacheSpec, CacheError> {
     parse(text, true)
 }
 
+/// The text of a cache of a type that has secrets among its attributes, without whatever may be one.
+pub fn without_secrets(text: &str) -> Option<String> {
+    const HARMLESS: [&str; 8] =
+        ["type", "mode", "scope", "bucket", "region", "name", "mounts", "ignore-error"];
+    let has_secrets = |field: &str| matches!(field, "type=gha" | "type=s3");
+    text.split(',').any(has_secrets).then(|| {
+        let shown = text.split(',').map(|field| match field.split_once('=') {
+            Some((key, _)) if !HARMLESS.contains(&key) => format!("{key}=***"),
+            Some(_) => field.to_owned(),
+            None => "***".to_owned(),
+        });
+        shown.collect::<Vec<_>>().join(",")
+    })
+}
+
 fn elsewhere(kind: &str) -> Option<CacheError> {
     let with_directory = "use type=registry,ref=IMAGE, or type=local with whatever carries a directory there";
     let (kind, why, instead) = match kind {

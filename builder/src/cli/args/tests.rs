@@ -47,6 +47,31 @@ fn variables_of_docker_and_buildah_are_taken() {
 }
 
 #[test]
+fn messages_do_not_quote_secrets() {
+    for (value, shown) in [
+        ("type=gha,scope=a,tokn=geheim", "'type=gha,scope=a,tokn=***'"),
+        ("type=gha,token=geheim,x=1", "'type=gha,token=***,x=***'"),
+        (
+            "type=s3,bucket=b,secret_access_key=geheim,mode=mid",
+            "'type=s3,bucket=b,secret_access_key=***,mode=mid'",
+        ),
+    ] {
+        let text = message(&["kiln", "build", "--cache-to", value]);
+        assert!(text.contains(shown) && !text.contains("geheim"), "{text}");
+    }
+    assert!(message(&["kiln", "build", "--cache-to", "type=local,dst=x"]).contains("'type=local,dst=x'"));
+}
+
+#[test]
+fn a_cache_of_a_job_is_told_once_where_there_is_none() {
+    let told = build(&["--cache-from=type=gha", "--cache-to=type=gha"]).notices();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let variables = [("ACTIONS_RUNTIME_TOKEN", "t"), ("ACTIONS_RESULTS_URL", "http://h/")];
+    let args = build_in(&["--cache-from=type=gha", "--cache-to=type=gha"], &variables);
+    assert!(args.notices().is_empty() && !format!("{args:?}").contains("\"t\""));
+}
+
+#[test]
 fn options_without_effect_are_told() {
     let told = |arguments: &[&str]| build(arguments).notices().join("\n");
     for (option, part) in [
