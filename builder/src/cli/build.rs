@@ -58,7 +58,8 @@ fn usage(message: impl Into<String>) -> Failure {
 }
 
 /// `kiln build`.
-pub(super) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<u8, Failure> {
+pub(super) fn build(root: Option<PathBuf>, mut args: BuildArgs) -> Result<u8, Failure> {
+    super::project::apply(&mut args)?;
     if args.call.method != Method::Build {
         return super::check::call(root, &args);
     }

@@ -20,6 +20,7 @@ use super::args::pair::BuildArg;
 use super::args::source::{ContextSource, FileSource};
 use super::args::{BuildArgs, CheckArgs};
 use super::context::{self, Finder};
+use super::project;
 use super::session;
 use crate::base::cancel::CancelToken;
 use crate::context::git::GitEnvironment;
@@ -61,8 +62,10 @@ struct Settings {
 
 /// `kiln check`.
 pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
+    let project::Look { file, target } =
+        project::look(&args.context, args.file.as_ref(), args.target.as_ref())?;
     if !args.explain_ignore.is_empty() {
-        let path = match &args.file {
+        let path = match &file {
             Some(FileSource::Stdin | FileSource::Url(_)) => None,
             Some(FileSource::Path(path)) => Some(path.clone()),
             None => context::buildfile(None, Some(&args.context)).ok().and_then(|(_, _, path)| path),
@@ -70,7 +73,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
         let local = open_context(&args.context, path.as_deref())?;
         return ignore::explain(&args.context, &local, &args.explain_ignore, args.format);
     }
-    let file = args.file.as_ref();
+    let file = file.as_ref();
     let directory = Some(args.context.as_path());
     let (name, text, path) = match args.strict_dockerfile {
         true => context::buildfile_named(&DOCKER_NAMES, file, directory)?,
@@ -79,7 +82,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
     let file = File { name, text, path };
     let settings = Settings {
         build_args: build_args(&args.build_args),
-        target: args.target.clone(),
+        target,
         skip: args.skip.clone(),
         pedantic: args.all,
         only: args.strict_dockerfile.then_some(Origin::BuildKit),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::args::graph::{GraphArgs, GraphFormat};
 use super::check::build_args;
 use super::store::familiar;
-use super::{context, failure};
+use super::{context, failure, project};
 use crate::base::digest::{DiffId, Digest};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
@@ -28,7 +28,9 @@ use crate::ui::print;
 
 /// Draws a plan.
 pub(super) fn graph(args: &GraphArgs) -> Result<u8, Failure> {
-    let (name, source, _) = context::buildfile(args.file.as_ref(), Some(&args.context))?;
+    let project::Look { file, target } =
+        project::look(&args.context, args.file.as_ref(), args.target.as_ref())?;
+    let (name, source, _) = context::buildfile(file.as_ref(), Some(&args.context))?;
     let parsed = kiln_grammar::parse(&source);
     if parsed.has_errors() {
         print::talk(render(&name, &source, &parsed.diagnostics, Style::stderr()).trim_end());
@@ -39,7 +41,7 @@ pub(super) fn graph(args: &GraphArgs) -> Result<u8, Failure> {
         .iter()
         .map(|named| (named.name.clone(), context::kind_of(&named.source).unwrap_or_default()));
     let options = PlanOptions {
-        target: args.target.clone(),
+        target,
         build_args: build_args(&args.build_args),
         platforms: args.platforms.clone(),
         contexts: contexts.collect(),

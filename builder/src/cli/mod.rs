@@ -21,6 +21,7 @@ mod manifest;
 mod metadata;
 mod policy;
 mod privileges;
+mod project;
 mod prune;
 mod record;
 mod report;

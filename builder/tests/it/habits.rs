@@ -142,3 +142,33 @@ fn a_file_or_nothing_in_the_place_of_the_context_is_explained() {
     project.run(&["build", "context/Buildfile"]).fails(1, &["is not a directory", "-f"]);
     project.run(&["build", "contxt"]).fails(1, &["no context directory `contxt`", "the last argument"]);
 }
+
+#[test]
+fn a_project_says_what_is_built_and_the_command_line_wins() {
+    let text = "[build]\nfile = \"deploy/B\"\ntarget = \"app\"\ntags = [\"app:dev\"]\n[build.build-args]\nV = \"1\"\n\
+                [build.labels]\n\"org.example\" = \"x\"\n";
+    let project = Project::new()
+        .file("f", "x")
+        .file("kiln.toml", text)
+        .file("deploy/B", "FROM scratch AS app\nARG V\nENV V=$V\nCOPY f /\nFROM scratch\nCOPY none /\n");
+    let built = project.build(&[]);
+    let image = built.image();
+    assert_eq!(image.settings()["Labels"]["org.example"], "x");
+    assert!(image.settings()["Env"].to_string().contains("\"V=1\""), "{}", image.settings());
+    assert_eq!(image.annotations["org.opencontainers.image.ref.name"], "dev", "{}", image.annotations);
+    let own = project.build(&["--build-arg=V=2", "--label=org.example=y"]).image();
+    assert_eq!(own.settings()["Labels"]["org.example"], "y");
+    assert!(own.settings()["Env"].to_string().contains("\"V=2\""));
+    project.build(&["--target=1"]).fails(1, &["none"]);
+    // Looking at the file means the same one.
+    assert!(project.run(&["graph", "--format=mermaid", "context"]).ok().stdout.contains("COPY f /"));
+    project.run(&["check", "context"]).ok();
+    project.build_with(&[], |command| drop(command.env("KILN_CONFIG", ""))).fails(1, &["no Buildfile"]);
+    project.write("kiln.toml", "[registry.\"docker.io\"]\nmirrors = [\"evil.invalid\"]\n");
+    project
+        .build(&[])
+        .fails(1, &["kiln.toml", "line 1", "unknown field `registry`", "~/.config/kiln/kiln.toml"]);
+    std::fs::remove_file(project.context("kiln.toml")).expect("removed");
+    std::os::unix::fs::symlink("/etc/passwd", project.context("kiln.toml")).expect("symlink");
+    project.build(&[]).fails(1, &["not a regular file"]);
+}

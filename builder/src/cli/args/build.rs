@@ -335,7 +335,7 @@ fn parse_annotation(text: &str) -> Result<AnnotationFlag, AnnotationError> {
     annotation::parse_flag(text).map(AnnotationFlag)
 }
 
-pub(super) fn parse_tag(text: &str) -> Result<Reference, String> {
+pub(in crate::cli) fn parse_tag(text: &str) -> Result<Reference, String> {
     let reference: Reference = text.parse().map_err(|error| format!("{error}; write NAME[:TAG]"))?;
     match reference.digest {
         Some(_) => Err(format!("`{text}` has a digest, which nobody can choose; write NAME[:TAG]")),
