@@ -163,7 +163,10 @@ fn a_project_says_what_is_built_and_the_command_line_wins() {
     // Looking at the file means the same one.
     assert!(project.run(&["graph", "--format=mermaid", "context"]).ok().stdout.contains("COPY f /"));
     project.run(&["check", "context"]).ok();
-    project.build_with(&[], |command| drop(command.env("KILN_CONFIG", ""))).fails(1, &["no Buildfile"]);
+    let without = project.build_with(&[], |command| {
+        command.env("KILN_CONFIG", "");
+    });
+    without.fails(1, &["no Buildfile"]);
     project.write("kiln.toml", "[registry.\"docker.io\"]\nmirrors = [\"evil.invalid\"]\n");
     project
         .build(&[])
