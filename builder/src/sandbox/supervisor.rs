@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - a thread may do here what it might do as the same user of a large enough namespace: without CAP_CHOWN, or CAP_MKNOD, in
-//!   the sandbox's own user namespace the kernel itself answers;
+//!   the sandbox's own user namespace the kernel itself answers; and without CAP_DAC_OVERRIDE, since kiln's thread enters
+//!   every directory;
 //! - paths are walked as the thread would, below its root and from its working directory, by a thread of kiln that has gone
 //!   to that root and whose root is no other thread's;
 //! - whatever cannot be found out about a caller, the kernel answers: the command is no worse off than without all this.
@@ -31,6 +32,7 @@ use crate::sys::override_stat::{self, Ids, Owner};
 use crate::sys::seccomp::{self, Answer, Call};
 
 const CAP_CHOWN: u64 = 1 << 0;
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_MKNOD: u64 = 1 << 27;
 /// `PATH_MAX`.
 const MAX_PATH_BYTES: usize = 4096;
@@ -178,7 +180,7 @@ impl<'a> Answering<'a> {
     }
 
     fn change_owner(&self, caller: &Caller, at: &At, user: u32, group: u32) -> Result<(), Refusal> {
-        caller.must_have(CAP_CHOWN)?;
+        caller.must_have(CAP_CHOWN | CAP_DAC_OVERRIDE)?;
         let node = match &at.path {
             None => at.base.try_clone()?,
             Some(path) => {
@@ -210,10 +212,10 @@ fn identity(file: &OwnedFd) -> io::Result<(u64, u64)> {
 
 /// Makes what stands for a device.
 fn make_node(home: &OwnedFd, caller: &Caller, at: &At, mode: u32, device: u32) -> Result<(), Refusal> {
-    caller.must_have(CAP_MKNOD)?;
+    caller.must_have(CAP_MKNOD | CAP_DAC_OVERRIDE)?;
     let kind = FileType::from_raw_mode(mode);
     // Of another user it would not count; the device 0:0 the kernel makes for everybody.
-    if caller.user != 0 || device == 0 {
+    if (caller.user, caller.group) != (0, 0) || device == 0 {
         return Err(Refusal::Kernel);
     }
     let path = at.path.as_ref().ok_or(Refusal::Kernel)?;
@@ -234,8 +236,9 @@ struct Caller {
     /// Its directory in /proc.
     directory: OwnedFd,
     capabilities: u64,
-    /// Its id for file systems.
+    /// Its ids for file systems.
     user: u32,
+    group: u32,
     umask: u32,
 }
 
@@ -257,11 +260,12 @@ impl Caller {
         let status = fs::openat(&directory, "status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let status = io::read_to_string(File::from(status))?;
         let facts = Facts::parse(&status).ok_or(Errno::INVAL)?;
-        Ok(Self { directory, capabilities: facts.capabilities, user: facts.user, umask: facts.umask })
+        let Facts { capabilities, user, group, umask } = facts;
+        Ok(Self { directory, capabilities, user, group, umask })
     }
 
-    fn must_have(&self, capability: u64) -> Result<(), Refusal> {
-        if self.capabilities & capability == 0 { Err(Refusal::Kernel) } else { Ok(()) }
+    fn must_have(&self, capabilities: u64) -> Result<(), Refusal> {
+        if self.capabilities & capabilities == capabilities { Ok(()) } else { Err(Refusal::Kernel) }
     }
 
     /// One of its links in /proc, opened.
@@ -356,6 +360,7 @@ impl Caller {
 struct Facts {
     capabilities: u64,
     user: u32,
+    group: u32,
     umask: u32,
 }
 
@@ -365,10 +370,12 @@ impl Facts {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
             Some(line.trim())
         };
+        // Real, effective, saved, and that for file systems.
+        let id = |name: &str| value(name)?.split_whitespace().nth(3)?.parse().ok();
         Some(Self {
             capabilities: u64::from_str_radix(value("CapEff")?, 16).ok()?,
-            // Real, effective, saved, and that for file systems.
-            user: value("Uid")?.split_whitespace().nth(3)?.parse().ok()?,
+            user: id("Uid")?,
+            group: id("Gid")?,
             umask: u32::from_str_radix(value("Umask")?, 8).ok()?,
         })
     }
@@ -380,9 +387,10 @@ mod tests {
 
     #[test]
     fn facts_of_a_thread() {
-        let status = "Name:\tx\nUmask:\t0027\nState:\tR\nUid:\t1\t2\t3\t4\nGid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\n";
+        let status = "Name:\tx\nUmask:\t0027\nState:\tR\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t00000000a80425fb\n";
         let facts = Facts::parse(status).unwrap();
-        assert_eq!((facts.user, facts.umask, facts.capabilities & CAP_MKNOD), (4, 0o027, CAP_MKNOD));
+        assert_eq!((facts.user, facts.group, facts.umask), (4, 8, 0o027));
+        assert_eq!(facts.capabilities & (CAP_MKNOD | CAP_DAC_OVERRIDE), CAP_MKNOD | CAP_DAC_OVERRIDE);
         assert!(Facts::parse("Uid:\t1\t2\t3\t4\n").is_none());
     }
 
@@ -392,6 +400,7 @@ mod tests {
             directory: fs::open("/proc/self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap(),
             capabilities: 0,
             user: 0,
+            group: 0,
             umask: 0,
         };
         let text = format!("{}\0rest", "a/".repeat(700));

@@ -203,7 +203,10 @@ pub fn set_owner_in(ids: &Ids, fd: BorrowedFd<'_>, stat: &Stat, uid: u32, gid: u
     }
     let (has_uid, has_gid) = (ids.has_uid(uid), ids.has_gid(gid));
     let (disk_uid, disk_gid) = (if has_uid { uid } else { nobody.0 }, if has_gid { gid } else { nobody.1 });
-    if (stat.st_uid, stat.st_gid) != (disk_uid, disk_gid) {
+    // Also where the node has this owner already when that may stand for another one: a change takes set-id bits and
+    // capabilities away (chown(2)).
+    let plain = ids.whole || has_uid && has_gid && disk_uid != nobody.0 && disk_gid != nobody.1;
+    if !plain || (stat.st_uid, stat.st_gid) != (disk_uid, disk_gid) {
         let owner = (Some(Uid::from_raw(disk_uid)), Some(Gid::from_raw(disk_gid)));
         fs::chownat(fd, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
     }
@@ -223,8 +226,8 @@ pub fn set_owner_in(ids: &Ids, fd: BorrowedFd<'_>, stat: &Stat, uid: u32, gid: u
     Ok(Owner::Recorded)
 }
 
-/// Makes of an empty regular file the stand-in of a device; its owner is that of the file. It counts as long as the file belongs to user 0 and stays
-/// empty.
+/// Makes of an empty regular file the stand-in of a device; its owner is that of the file. It counts as long as the file
+/// belongs to user 0 and stays empty.
 pub fn record_device(fd: BorrowedFd<'_>, kind: FileType, device: u64) -> io::Result<()> {
     let stat = fs::stat(proc_path(fd).as_str())?;
     let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);

@@ -101,9 +101,9 @@ fn root_and_another_user_build_the_same_owners_and_devices() {
 #[test]
 fn what_a_command_changes_back_is_not_what_was_recorded() {
     let Some(project) = Project::with_base() else { return };
-    let text = "FROM base\nRUN touch /a /b /c && chown 3000000:3000001 /a /b /c && mkdir -m 777 /d && \
+    let text = "FROM base\nRUN touch /a /b /c /s && chown 3000000:3000001 /a /b /c /s && chmod 4755 /s && mkdir -m 777 /d && \
                 chown 3000000 /d\n\
-                RUN chown 1:2 /a && chown 65534:65534 /b && chown :5 /c && rmdir /d\n";
+                RUN chown 1:2 /a && chown 65534:65534 /b && chown :5 /c && chown 3000002 /s && rmdir /d\n";
     let project = project.buildfile(text);
     let built = project.build(&[]);
     let image = built.image();
@@ -112,6 +112,8 @@ fn what_a_command_changes_back_is_not_what_was_recorded() {
     let kept = if is_root() || has_single_id(&built) { (65534, 65534) } else { (3_000_000, 3_000_001) };
     assert_eq!(owner(&image, "b"), kept);
     assert_eq!(owner(&image, "c"), (3_000_000, 5));
+    // The kernel takes set-id bits away, whoever changes the owner.
+    assert_eq!((owner(&image, "s"), image.entry("s").mode), ((3_000_002, 3_000_001), 0o755));
     assert!(!image.has("d"));
 }
 
@@ -166,4 +168,13 @@ fn the_owner_of_a_symlink_is_lost_with_a_warning() {
         () => (65534, 7),
     };
     assert_eq!((owner(&built.image(), "l"), lost), (expected, !is_root()), "{}", built.log());
+}
+
+#[test]
+fn kiln_answers_nobody_who_may_not_enter_every_directory() {
+    let Some(project) = Project::with_base() else { return };
+    let project = project.buildfile("FROM base\nRUN touch /f && { chown 3000000 /f || echo refused; }\n");
+    let built = project.build(&["--cap-drop=DAC_OVERRIDE"]);
+    built.succeeds();
+    assert_eq!(built.said("refused"), !is_root(), "{}", built.log());
 }

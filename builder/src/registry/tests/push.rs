@@ -124,7 +124,7 @@ fn what_cannot_be_sent_in_one_request_is_patched() {
     registry.fault(|request| {
         let whole =
             request.method == "PUT" && !request.body.is_empty() && request.path().contains("/uploads/");
-        whole.then(|| Reply::new(500, "not implemented"))
+        whole.then(|| Reply::new(500, "one piece after the other, please"))
     });
     let client = client();
     for (number, bytes) in [large(), b"small".to_vec(), Vec::new()].iter().enumerate() {
